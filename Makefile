@@ -1,0 +1,66 @@
+# Every target makes the environment it needs; nothing is installed by hand.
+PYTHON ?= python3
+LOGDIR ?= runs
+REPORT ?= report
+DATA_DIR ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK := requirements/dev.txt
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench report dashboard lock clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(READY): $(LOCK) setup.cfg pyproject.toml
+	@echo "Making $(VENV) (several minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed. Received: %d.%d. Name one with make PYTHON=python3.11" % v)'
+	@rm -f $@
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
+	$(BIN)/python train.py --recipe=fig1_baseline --logdir=$(LOGDIR) --overwrite
+	$(BIN)/python train.py --recipe=fig1_bn --logdir=$(LOGDIR) --overwrite
+	@$(MAKE) --no-print-directory report
+	@echo "See every curve of the two runs: make dashboard"
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Format, lint, types, arrows between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Measure speed against the peers
+	$(BIN)/python -m benchmarks.training
+
+report: $(READY)  ## Draw the figures of the runs in LOGDIR into REPORT
+	$(BIN)/python -m analysis.report --logdir=$(LOGDIR) --output=$(REPORT)
+
+dashboard: $(READY)  ## TensorBoard over LOGDIR, on this machine only
+	$(BIN)/tensorboard --logdir=$(LOGDIR) --bind_all=false --host=localhost --samples_per_plugin=images=100,scalars=10000
+
+lock:  ## Resolve the ranges of setup.cfg anew, with hashes
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet uv
+	for extra in "--extra=dev --output-file=requirements/dev.txt" "--output-file=requirements/run.txt"; do \
+	  build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version=3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate \
+	    --custom-compile-command="make lock" setup.cfg $$extra || exit 1; \
+	done
+
+clean:  ## Remove what was built; runs and reports stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

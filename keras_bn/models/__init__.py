@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's networks."""
+
+from keras_bn.models.mlp import mlp
+
+__all__ = ["mlp"]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalization as functions: checks its arguments, picks the backend.
+
+Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1 with its gradients; the
+equations stand in `keras_bn.backend.tensorflow`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_bn.backend import tensorflow as backend
+
+Tensor = Any
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    axes: int | Sequence[int],
+    epsilon: float = 1e-3,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalizes each feature with the statistics of this batch.
+
+    `y = gamma * (x - mean) / sqrt(variance + epsilon) + beta`, differentiable
+    in `x`, `gamma` and `beta` by a hand-written backward pass, to any order.
+    The returned statistics are differentiable too.
+
+    Statistics and arithmetic are float32 for float16 and bfloat16 inputs,
+    otherwise the dtype of `x`.
+
+    Args:
+        x: Floating point tensor of rank 1 or more.
+        gamma: Scale, of the feature shape (the shape of `x` without `axes`);
+            `None` means 1.
+        beta: Shift, of the feature shape; `None` means 0.
+        axes: The axes that the statistics are taken over: `0` for dense
+            features `[N, C]`, `(0, 1, 2)` for feature maps `[N, H, W, C]`.
+        epsilon: Added to the variance; 0 or more.
+
+    Returns:
+        `(y, batch_mean, batch_variance)`: `y` with the shape and dtype of
+        `x`, and the two statistics of the feature shape. The variance is
+        biased (`1/m`).
+
+    Raises:
+        ValueError: If `axes` is empty, repeated or out of range, `epsilon` is
+            negative, or `x` is not floating point.
+    """
+    x = _floating(x)
+    axes = canonical_axes(axes, len(x.shape), name="axes")
+    return backend.batch_norm(
+        x, gamma, beta, axes=axes, epsilon=checked_epsilon(epsilon)
+    )
+
+
+def apply_statistics(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    axes: int | Sequence[int],
+    epsilon: float = 1e-3,
+) -> Tensor:
+    """Normalizes each feature with given statistics, as at inference.
+
+    Args:
+        x: Floating point tensor of rank 1 or more.
+        mean: Mean, of the feature shape.
+        variance: Variance, of the feature shape.
+        gamma: Scale, of the feature shape; `None` means 1.
+        beta: Shift, of the feature shape; `None` means 0.
+        axes: The axes of `x` that are not features, as in `batch_norm`.
+        epsilon: Added to the variance; 0 or more.
+
+    Returns:
+        A tensor with the shape and dtype of `x`.
+
+    Raises:
+        ValueError: As `batch_norm`.
+    """
+    x = _floating(x)
+    axes = canonical_axes(axes, len(x.shape), name="axes")
+    return backend.apply_statistics(
+        x,
+        mean,
+        variance,
+        gamma,
+        beta,
+        axes=axes,
+        epsilon=checked_epsilon(epsilon),
+    )
+
+
+def canonical_axes(
+    axes: int | Sequence[int], rank: int, *, name: str
+) -> tuple[int, ...]:
+    """Sorted, non-negative axes.
+
+    Args:
+        axes: One axis or several, each in `[-rank, rank - 1]`.
+        rank: Rank of the tensor they index.
+        name: What the caller's user calls them, for the message.
+
+    Returns:
+        The same axes, ascending, in `[0, rank - 1]`.
+
+    Raises:
+        ValueError: If there is none, one is out of range, or two are equal.
+    """
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    if not given:
+        raise ValueError(f"{name} must name at least one axis. Received: ()")
+    for axis in given:
+        if not -rank <= axis < rank:
+            raise ValueError(
+                f"{name} must lie in [{-rank}, {rank - 1}] for an input of "
+                f"rank {rank}. Received: {name}={axes}"
+            )
+    canonical = tuple(sorted(axis % rank for axis in given))
+    if len(set(canonical)) != len(canonical):
+        raise ValueError(
+            f"{name} must name different axes. Received: {name}={axes} for an "
+            f"input of rank {rank}"
+        )
+    return canonical
+
+
+def checked_epsilon(epsilon: float) -> float:
+    """`epsilon` as a float; raises `ValueError` if negative or not finite."""
+    value = float(epsilon)
+    if not 0.0 <= value < float("inf"):
+        raise ValueError(
+            f"epsilon must be finite and >= 0. Received: epsilon={epsilon}"
+        )
+    return value
+
+
+def _floating(x: Tensor) -> Tensor:
+    x = keras.ops.convert_to_tensor(x)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            f"x must be of a floating point dtype. Received: dtype={dtype}"
+        )
+    return x
