@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains one experiment of the paper: flags -> recipe -> run.
+
+    python train.py                            the paper's MLP with BN on digits
+    python train.py --recipe=fig1_baseline     the same without BN
+    python train.py --dataset=mnist --data_dir=DIR
+    python train.py --dry_run                  only say what would be trained
+
+Every flag but the first few overrides one field of the recipe.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags, logging
+
+from keras_bn import recipes
+
+FLAGS = flags.FLAGS
+_RECIPE_FLAGS: list[str] = []
+
+flags.DEFINE_string("recipe", "fig1_bn", f"one of {', '.join(recipes.RECIPES)}")
+flags.DEFINE_string("data_dir", None, "folder of the data set's files")
+flags.DEFINE_string("logdir", "runs", "folder that holds a folder for each run")
+flags.DEFINE_string(
+    "run_name", None, "default: recipe, data set and seed, joined by hyphens"
+)
+flags.DEFINE_bool("resume", False, "go on with the run of that name")
+flags.DEFINE_bool("overwrite", False, "delete the run of that name first")
+flags.DEFINE_bool("dry_run", False, "print recipe and size, touch nothing")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a wrong one ends with one line and exit code 2."""
+    try:
+        return list(FLAGS(argv))
+    except flags.Error as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def define_recipe_flags() -> None:
+    """Defines a flag per field of a recipe, from the field's own metadata."""
+    defaults = recipes.Recipe()
+    for field in dataclasses.fields(recipes.Recipe):
+        if field.name == "recipe":
+            continue
+        default = getattr(defaults, field.name)
+        define = {
+            bool: flags.DEFINE_bool,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            tuple: flags.DEFINE_list,
+            str: flags.DEFINE_string,
+        }[type(default)]
+        help_text = field.metadata["help"]
+        choices = field.metadata["rule"].get("choices")
+        if choices:
+            help_text += f" ({' | '.join(choices)})"
+        define(field.name, None, f"{help_text} [recipe's own]")
+        _RECIPE_FLAGS.append(field.name)
+
+
+def resolve_recipe() -> recipes.Recipe:
+    """The recipe that the flags ask for; `ValueError` names a bad one."""
+    given = {name: FLAGS[name].value for name in _RECIPE_FLAGS}
+    changes: dict[str, Any] = {
+        name: tuple(v for v in value if v) if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return recipes.get(FLAGS.recipe).replace(**changes)
+
+
+def main(argv: list[str]) -> int:
+    """Runs; returns the exit code."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if argv[1:]:
+            raise ValueError(f"only flags are taken. Received: {argv[1]}")
+        if FLAGS.resume and FLAGS.overwrite:
+            raise ValueError("give one of --resume and --overwrite, not both")
+        recipe = resolve_recipe()
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return train(recipe)
+
+
+def train(recipe: recipes.Recipe) -> int:
+    """Trains the recipe; returns the exit code."""
+    # Here, so that --help and wrong flags answer at once.
+    from analysis import callbacks, schedules
+    from keras_bn import data, run_folder, training
+
+    name = FLAGS.run_name or f"{recipe.recipe}-{recipe.dataset}-{recipe.seed}"
+    path = Path(FLAGS.logdir) / name
+    try:
+        dataset = data.load(recipe.dataset, data_dir=FLAGS.data_dir)
+        if FLAGS.dry_run:
+            print(training.describe(recipe, dataset))
+            return 0
+        training.check(recipe, dataset)
+        folder = run_folder.open_run_folder(
+            path,
+            recipe,
+            resume=FLAGS.resume,
+            overwrite=FLAGS.overwrite,
+            device=training.device(),
+        )
+        print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
+        _, result = training.run(
+            recipe,
+            dataset,
+            folder=folder,
+            callbacks=callbacks.for_run(
+                path,
+                measures=recipe.measures,
+                schedule=schedules.every(recipe.measure_every),
+                test_inputs=dataset.x_test,
+                hyperparameters=dataclasses.asdict(recipe),
+            ),
+        )
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except (
+        data.DataError,
+        run_folder.RunFolderError,
+        training.TrainingError,
+        training.CheckpointError,
+        OSError,
+    ) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    if result.interrupted:
+        print(
+            f"Stopped by {signal.Signals(result.interrupted).name} after "
+            f"{result.steps} steps; --resume goes on from there."
+        )
+        return 128 + result.interrupted
+    print(training.summary(result))
+    return 0
+
+
+define_recipe_flags()
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

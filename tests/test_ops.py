@@ -26,8 +26,12 @@ def inputs(shape, axes, *, mean=1e3, dtype=np.float64, seed=0):
     """Features that differ in mean and spread, and a cotangent per output."""
     rng = np.random.default_rng(seed)
     features = [n for axis, n in enumerate(shape) if axis not in axes]
-    spread = reference.expand(rng.uniform(0.5, 2, features), np.empty(shape), axes)
-    offset = reference.expand(rng.normal(mean, 3, features), np.empty(shape), axes)
+    spread = reference.expand(
+        rng.uniform(0.5, 2, features), np.empty(shape), axes
+    )
+    offset = reference.expand(
+        rng.normal(mean, 3, features), np.empty(shape), axes
+    )
     arrays = {
         "x": rng.normal(size=shape) * spread + offset,
         "gamma": rng.uniform(0.5, 2, features),

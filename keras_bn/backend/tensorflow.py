@@ -144,9 +144,7 @@ def statistics_dtype(x: Tensor) -> Any:
     return tf.float64 if x.dtype == tf.float64 else tf.float32
 
 
-def _moments(
-    x: Tensor, axes: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Centered values, mean and biased variance, corrected once.
 
     A float32 mean is off by its accumulation error, which grows with

@@ -31,12 +31,19 @@ def normalization(norm: str, *, name: str) -> keras.layers.Layer | None:
     if norm == "none":
         return None
     raise ValueError(
-        f"norm must be one of {', '.join(NORMALIZATIONS)}. Received: norm={norm}"
+        f"norm must be one of {', '.join(NORMALIZATIONS)}. "
+        f"Received: norm={norm}"
     )
 
 
 def dense(
-    x: Any, units: int, *, norm: str, activation: str, stddev: float, seed: int,
+    x: Any,
+    units: int,
+    *,
+    norm: str,
+    activation: str,
+    stddev: float,
+    seed: int,
     name: str,
 ) -> Any:
     """`activation(BN(W x))`, the paper's placement (section 3.2).

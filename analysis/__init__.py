@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The microscope: measures, callbacks, readers and figures.
+
+Names are loaded when they are first used, so that reading event files or
+drawing a figure does not load TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "CurvesCallback": "analysis.callbacks",
+    "DashboardCallback": "analysis.callbacks",
+    "JacobianCallback": "analysis.callbacks",
+    "PercentilesCallback": "analysis.callbacks",
+    "Probe": "analysis.probes",
+    "jacobian_singular_values": "analysis.measures.jacobian",
+    "percentiles": "analysis.measures.percentiles",
+}
+
+__all__ = [
+    "CurvesCallback",
+    "DashboardCallback",
+    "JacobianCallback",
+    "PercentilesCallback",
+    "Probe",
+    "jacobian_singular_values",
+    "percentiles",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    # A submodule may carry the name of what it holds: the function is meant.
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

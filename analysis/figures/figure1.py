@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fig. 1 of Ioffe & Szegedy 2015: the MLP with and without BN.
+
+(a) test accuracy over training steps; (b, c) the 15th, 50th and 85th
+percentile of what goes into one sigmoid of the last hidden layer, over test
+examples, without and with BN.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.table import Table
+
+PERCENTILES = ("p15", "p50", "p85")
+
+#: Steps, and test accuracy with and without BN, read off the printed figure
+#: (to about .005). It was made on MNIST.
+PRINTED = (
+    (4_000, 0.954, 0.71),
+    (8_000, 0.968, 0.905),
+    (10_000, 0.967, 0.925),
+    (16_000, 0.975, 0.957),
+    (21_000, 0.975, 0.964),
+    (30_000, 0.980, 0.968),
+    (50_000, 0.982, 0.973),
+)
+
+
+def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
+    """Draws the three panels.
+
+    Args:
+        table: Rows of both runs.
+        with_bn: Name of the run with BN.
+        without_bn: Name of the run without.
+
+    Returns:
+        A figure of 10 by 3.2 inches.
+
+    Raises:
+        KeyError: If a curve is missing.
+    """
+    result, axes = style.panels(1, 3, width=10, height=3.2)
+    accuracy, left, right = axes[0]
+    _draw_accuracy(accuracy, table, with_bn, without_bn)
+    _draw_percentiles(left, table, without_bn, "(b) without BN")
+    _draw_percentiles(right, table, with_bn, "(c) with BN")
+    limits = np.array([left.get_ylim(), right.get_ylim()])
+    for panel in (left, right):
+        panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+    left.set_ylabel("input of one sigmoid, last hidden layer")
+    return result
+
+
+def typical_unit_tags(table: Table, run: str) -> list[str]:
+    """Tags of the three lines of the deepest block's single unit.
+
+    Raises:
+        KeyError: If the run has none.
+    """
+    medians = [
+        tag
+        for tag in table.tags(run, "analysis")
+        if tag.startswith("percentiles/") and "/unit" in tag
+    ]
+    # hidden3 after hidden2: the deepest block has the last name.
+    units = sorted({tag.rsplit("/", 1)[0] for tag in medians}, key=_natural)
+    if not units:
+        raise KeyError(f"run {run} has no percentiles of a single unit")
+    return [f"{units[-1]}/{name}" for name in PERCENTILES]
+
+
+def _natural(name: str) -> tuple[str, int]:
+    layer = name.split("/")[1]
+    digits = layer[len(layer.rstrip("0123456789")) :]
+    return layer.removesuffix(digits), int(digits or 0)
+
+
+def _draw_accuracy(
+    axes: Axes, table: Table, with_bn: str, without_bn: str
+) -> None:
+    runs = (
+        (without_bn, "without BN", style.WITHOUT_BN, "--"),
+        (with_bn, "with BN", style.WITH_BN, "-"),
+    )
+    for run, label, color, line in runs:
+        steps, values = table.series(run, "validation", "accuracy")
+        axes.plot(steps, values, line, color=color, label=label)
+    if table.runs[with_bn].recipe.get("dataset") == "mnist":
+        steps_printed, printed, printed_without = zip(*PRINTED, strict=True)
+        axes.plot(
+            steps_printed,
+            printed_without,
+            "o",
+            color=style.WITHOUT_BN,
+            markerfacecolor="none",
+            markersize=4,
+        )
+        axes.plot(
+            steps_printed,
+            printed,
+            "o",
+            color=style.WITH_BN,
+            markerfacecolor="none",
+            markersize=4,
+            label="printed in the paper",
+        )
+    axes.set_ylim(0.7, 1.0)
+    axes.set_title("(a) test accuracy")
+    axes.legend(loc="lower right", frameon=False)
+    style.step_axis(axes)
+
+
+def _draw_percentiles(axes: Axes, table: Table, run: str, title: str) -> None:
+    colors = (style.WITHOUT_BN, style.PAPER, style.WITH_BN)
+    tags = typical_unit_tags(table, run)
+    for tag, name, color in zip(tags, PERCENTILES, colors, strict=True):
+        steps, values = table.series(run, "analysis", tag)
+        axes.plot(steps, values, color=color)
+        style.label_end(axes, steps[-1], values[-1], name, color)
+    axes.set_title(title)
+    style.step_axis(axes)

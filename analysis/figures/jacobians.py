@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Singular values of each block's Jacobian over training (section 3.3)."""
+
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.table import Table
+
+
+def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
+    """Largest and root-mean-square singular value of each block.
+
+    Args:
+        table: Rows of both runs.
+        with_bn: Name of the run with BN.
+        without_bn: Name of the run without.
+
+    Returns:
+        A figure with a panel per block; 1, the paper's conjecture, is marked.
+
+    Raises:
+        KeyError: If a curve is missing.
+    """
+    blocks = block_names(table, with_bn)
+    result, axes = style.panels(1, len(blocks), width=10, height=3.4)
+    runs = (
+        (without_bn, "without BN", style.WITHOUT_BN),
+        (with_bn, "with BN", style.WITH_BN),
+    )
+    for panel, block in zip(axes[0], blocks, strict=True):
+        for run, label, color in runs:
+            prefix = f"jacobian/{block}/inference"
+            steps, largest = table.series(run, "analysis", f"{prefix}/s1")
+            _, square = table.series(run, "analysis", f"{prefix}/mean_square")
+            panel.plot(steps, largest, color=color, label=f"{label}: largest")
+            panel.plot(
+                steps,
+                square**0.5,
+                ":",
+                color=color,
+                label=f"{label}: root mean square",
+            )
+        panel.axhline(1, color=style.PAPER, linewidth=0.8)
+        style.log_axis(panel)
+        panel.set_title(block)
+        style.step_axis(panel)
+    axes[0][0].set_ylabel("singular values of the Jacobian")
+    for panel in axes[0][1:]:
+        panel.sharey(axes[0][0])
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    result.legend(
+        handles, labels, loc="outside lower center", ncols=4, frameon=False
+    )
+    return result
+
+
+def block_names(table: Table, run: str) -> list[str]:
+    """The blocks whose Jacobian was recorded, sorted by name.
+
+    Raises:
+        KeyError: If there is none.
+    """
+    tags = table.tags(run, "analysis")
+    names = sorted({t.split("/")[1] for t in tags if t.startswith("jacobian/")})
+    if not names:
+        raise KeyError(f"run {run} has no Jacobian curves")
+    return names

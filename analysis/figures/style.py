@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all figures look like."""
+
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+WITH_BN = "#1f5fa8"
+WITHOUT_BN = "#c2551b"
+PAPER = "#555555"
+
+_SETTINGS: dict[str, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.dpi": 150,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+}
+
+
+def panels(rows: int, columns: int, *, width: float, height: float) -> Any:
+    """A figure and its axes `[rows, columns]`; sizes in inches."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def step_axis(axes: Axes) -> None:
+    """Labels the horizontal axis with training steps: 10K, 20K."""
+    axes.set_xlabel("training steps")
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x / 1000:g}K" if x else "0")
+    )
+
+
+def log_axis(axes: Axes) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers: 0.2, 0.5, 1."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def label_end(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    """Writes a line's name behind its last point."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=color,
+        fontsize=8,
+        va="center",
+        annotation_clip=False,
+    )

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Percentiles of what a layer's units see, as in Fig. 1(b, c) of the paper."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: The paper's three lines.
+PAPER_PERCENTILES = (15.0, 50.0, 85.0)
+
+
+def percentiles(
+    values: ArrayLike,
+    q: Sequence[float] = PAPER_PERCENTILES,
+    *,
+    per_unit: bool = False,
+) -> NDArray[np.float64]:
+    """Percentiles over examples, pooled over units or for each unit.
+
+    A unit is one index of the last axis: a neuron, or a feature map. Linear
+    interpolation between neighbours.
+
+    Args:
+        values: `[N, ..., units]`, any real dtype.
+        q: Percentages in `[0, 100]`.
+        per_unit: Whether each unit has percentiles of its own.
+
+    Returns:
+        `[len(q)]`, or `[len(q), units]` per unit, in the unit of `values`.
+
+    Raises:
+        ValueError: If `values` is empty or has less than two axes, or a
+            percentage lies outside `[0, 100]`.
+    """
+    array = np.asarray(values)
+    if array.ndim < 2 or not array.size:
+        raise ValueError(
+            "values must have shape [N, ..., units] and not be empty. "
+            f"Received: shape={array.shape}"
+        )
+    outside = [p for p in q if not 0 <= p <= 100]
+    if outside or not len(q):
+        raise ValueError(f"q must lie in [0, 100]. Received: q={tuple(q)}")
+    rows: NDArray[Any] = array.reshape(-1, array.shape[-1])
+    # A percentile of float16 values interpolates in float16.
+    rows = rows.astype(np.float64 if rows.dtype == np.float64 else np.float32)
+    result = np.percentile(rows, q, axis=0 if per_unit else None)
+    return np.asarray(result, np.float64)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Event files and run folders -> a tidy table."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboard.util import tensor_util
+
+from analysis import summaries
+from analysis.table import Row, Run, Table
+
+PARTS = ("train", "validation", "analysis")
+
+
+class ReadError(Exception):
+    """A log folder that holds no runs."""
+
+
+def read(logdir: str | Path) -> Table:
+    """Reads every run below a folder: all scalars, complete.
+
+    A run is a folder with a `recipe.json`. Files cut off at the end, as of a
+    run still going, are read up to there.
+
+    Args:
+        logdir: The folder, or that of one run.
+
+    Returns:
+        All runs and their rows.
+
+    Raises:
+        ReadError: If the folder is missing or holds no runs.
+    """
+    root = Path(logdir)
+    folders = sorted(path.parent for path in root.rglob("recipe.json"))
+    if not folders:
+        raise ReadError(f"{root} holds no runs (folders with a recipe.json)")
+    runs = [_read_run(folder, root) for folder in folders]
+    rows = [
+        row
+        for folder, run in zip(folders, runs, strict=True)
+        for row in _read_rows(folder, run.name)
+    ]
+    return Table(runs, rows)
+
+
+def _read_run(folder: Path, root: Path) -> Run:
+    contents = _read_json(folder / "recipe.json")
+    name = folder.relative_to(root).as_posix()
+    return Run(
+        name=folder.name if name == "." else name,
+        recipe=contents.get("recipe", {}),
+        environment=contents.get("environment", {}),
+        result=_read_json(folder / "result.json"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The contents, empty if there is no such file."""
+    try:
+        contents = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ReadError(f"{path} is damaged: {error}") from None
+    if not isinstance(contents, dict):
+        raise ReadError(f"{path} is damaged: it holds no JSON object")
+    return contents
+
+
+def _read_rows(folder: Path, run: str) -> Iterator[Row]:
+    for part in PARTS:
+        for path in summaries.event_files(folder / part):
+            for event in summaries.read_events(path):
+                for value in event.summary.value:
+                    # An empty shape is a scalar; histograms, images and texts
+                    # have axes.
+                    if value.HasField("tensor") and not (
+                        value.tensor.tensor_shape.dim
+                    ):
+                        number = tensor_util.make_ndarray(value.tensor)
+                        if number.dtype.kind == "f":
+                            yield Row(
+                                run, part, value.tag, event.step, float(number)
+                            )

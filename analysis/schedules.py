@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to look: functions from a step (steps done so far) to yes or no."""
+
+from collections.abc import Callable
+
+Schedule = Callable[[int], bool]
+
+
+def every(interval: int) -> Schedule:
+    """Steps 0, `interval`, 2 `interval`, ...
+
+    Raises:
+        ValueError: If `interval` is less than 1.
+    """
+    if interval < 1:
+        raise ValueError(f"interval must be >= 1. Received: {interval}")
+    return lambda step: step % interval == 0
+
+
+def logarithmic(*, per_decade: int = 10) -> Schedule:
+    """Step 0, then about `per_decade` steps in each power of ten.
+
+    A step is taken if some `10^(i / per_decade)` rounds to it, so small steps
+    are all taken and large ones are spread evenly on a logarithmic axis.
+
+    Raises:
+        ValueError: If `per_decade` is less than 1.
+    """
+    if per_decade < 1:
+        raise ValueError(f"per_decade must be >= 1. Received: {per_decade}")
+
+    def schedule(step: int) -> bool:
+        if step < 1:
+            return step == 0
+        # Two points near, as rounding may move a step either way.
+        exponent = (len(str(step)) - 1) * per_decade
+        return any(
+            round(10 ** (i / per_decade)) == step
+            for i in range(exponent, exponent + per_decade + 1)
+        )
+
+    return schedule
+
+
+def any_of(*schedules: Schedule) -> Schedule:
+    """Steps that any of the schedules takes."""
+    return lambda step: any(schedule(step) for schedule in schedules)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the readers give and the figures take: rows of measured numbers."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Row(NamedTuple):
+    """One number: of which run and part, under which tag, after how many steps.
+
+    `part` is `train`, `validation` or `analysis`.
+    """
+
+    run: str
+    part: str
+    tag: str
+    step: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: its name, its recipe and environment, its result.
+
+    Attributes:
+        name: Path of the run below the log folder.
+        recipe: Fields of `recipe.json`'s recipe.
+        environment: Versions, device and platform; may be empty.
+        result: Contents of `result.json`; empty while the run goes on.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+
+class Table:
+    """All rows of several runs, one value per run, part, tag and step.
+
+    Args:
+        runs: The runs.
+        rows: Their rows; of two with the same run, part, tag and step the
+            later one counts.
+    """
+
+    def __init__(self, runs: Iterable[Run], rows: Iterable[Row]) -> None:
+        self.runs = {run.name: run for run in runs}
+        self._series: dict[tuple[str, str, str], dict[int, float]] = {}
+        for run, part, tag, step, value in rows:
+            self._series.setdefault((run, part, tag), {})[step] = value
+
+    def series(
+        self, run: str, part: str, tag: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Steps, ascending, and values of one curve.
+
+        Raises:
+            KeyError: If there is no such curve.
+        """
+        if (run, part, tag) not in self._series:
+            raise KeyError(f"run {run} has no {part} curve {tag}")
+        points = sorted(self._series[run, part, tag].items())
+        steps = np.array([step for step, _ in points], np.int64)
+        return steps, np.array([value for _, value in points], np.float64)
+
+    def has(self, run: str, part: str, tag: str) -> bool:
+        """Whether there is such a curve."""
+        return (run, part, tag) in self._series
+
+    def tags(self, run: str, part: str) -> list[str]:
+        """The tags of a run's part, sorted."""
+        return sorted(t for r, p, t in self._series if (r, p) == (run, part))
+
+    def rows(self) -> list[Row]:
+        """Every row, sorted."""
+        return sorted(
+            Row(*key, step, value)
+            for key, points in self._series.items()
+            for step, value in points.items()
+        )

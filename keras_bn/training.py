@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipe and data in, trained model and result out. Knows no flags.
+
+A run goes in stretches: as many steps as there are until something is
+scheduled (an evaluation, a checkpoint, a callback's measurement), all of them
+one call into compiled code. Nothing is measured late and Python is out of the
+way in between.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import keras
+
+from keras_bn import models
+from keras_bn.backend import checkpoints, execution
+from keras_bn.backend.checkpoints import CheckpointError as CheckpointError
+from keras_bn.data import ArrayDataset
+from keras_bn.data.arrays import BatchOrder
+from keras_bn.recipes import Recipe
+from keras_bn.run_folder import RunFolder
+
+EVALUATION_BATCH = 1000
+
+
+class TrainingError(Exception):
+    """A run that cannot go on."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        steps: Steps done in all, resumed ones included.
+        seconds: Wall-clock time of training, evaluation and callbacks.
+        parameters: Number of trainable weights.
+        evaluations: One dictionary per evaluation: `step`, `loss`, `accuracy`,
+            `val_loss`, `val_accuracy`; the first two over the training
+            batches since the evaluation before, the others over the test set.
+        interrupted: Number of the signal that ended the run early, else 0.
+    """
+
+    steps: int
+    seconds: float
+    parameters: int
+    evaluations: list[dict[str, float]]
+    interrupted: int = 0
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The last evaluation; empty if there was none."""
+        return self.evaluations[-1] if self.evaluations else {}
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The first evaluation with the highest test accuracy."""
+        return max(
+            self.evaluations, key=lambda e: e["val_accuracy"], default={}
+        )
+
+
+def check(recipe: Recipe, dataset: ArrayDataset) -> None:
+    """Raises the `ValueError` that `run` would, before anything is done."""
+    _batch_order(recipe, dataset)
+
+
+def device() -> str:
+    """What training runs on."""
+    return ", ".join(keras.distribution.list_devices()) or "unknown"
+
+
+def describe(recipe: Recipe, dataset: ArrayDataset) -> str:
+    """The resolved recipe, its data and its model, for a person to read."""
+    check(recipe, dataset)
+    model = build_model(
+        recipe, input_size=dataset.x_train.shape[1], classes=dataset.classes
+    )
+    lines = [
+        recipe.to_json(),
+        f"training examples   {len(dataset.x_train):>12,}",
+        f"test examples       {len(dataset.x_test):>12,}",
+        f"trainable weights   {_trainable_size(model):>12,}",
+        f"device              {device():>12}",
+    ]
+    for layer in model.layers:
+        size = sum(math.prod(weight.shape) for weight in layer.weights)
+        lines.append(f"  {layer.name:<18}{layer.output.shape!s:>14}{size:>10,}")
+    return "\n".join(lines)
+
+
+def summary(result: Result) -> str:
+    """The result in one line."""
+    final, best = result.final, result.best
+    return (
+        f"{result.steps:,} steps in {result.seconds:.1f} s: test accuracy "
+        f"{final['val_accuracy']:.4f} at the end, best "
+        f"{best['val_accuracy']:.4f} at step {best['step']:,}"
+    )
+
+
+def build_model(
+    recipe: Recipe, *, input_size: int, classes: int
+) -> keras.Model:
+    """The recipe's model, compiled."""
+    with _dtype_policy(recipe.mixed_precision):
+        model = models.mlp(
+            input_size=input_size,
+            classes=classes,
+            width=recipe.width,
+            depth=recipe.depth,
+            norm=recipe.norm,
+            weight_stddev=recipe.weight_stddev,
+            seed=recipe.seed,
+        )
+        model.compile(
+            optimizer=keras.optimizers.SGD(recipe.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            # Whoever calls `fit` on it gets Keras' default; ours is compiled
+            # by the loop around it.
+            jit_compile=False,
+        )
+    return model
+
+
+def run(
+    recipe: Recipe,
+    dataset: ArrayDataset,
+    *,
+    folder: RunFolder | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: bool = True,
+) -> tuple[keras.Model, Result]:
+    """Trains the recipe's model.
+
+    Callbacks are Keras' own: an evaluation period (`recipe.evaluate_every`
+    steps) is an epoch to them. One that has an attribute `schedule`, a
+    function of the step, is called at exactly the steps for which it is true;
+    the others at the end of every stretch.
+
+    SIGINT and SIGTERM end the run after the stretch under way, with a
+    checkpoint; a second one ends it at once.
+
+    Args:
+        recipe: What to train.
+        dataset: The data that `recipe.dataset` names.
+        folder: Where checkpoints and results go, opened; `None` keeps
+            nothing. If it holds a checkpoint, the run goes on from there.
+        callbacks: Keras callbacks; `model.optimizer.iterations` is the step.
+        progress: Whether to show a progress bar on standard output.
+
+    Returns:
+        The model and the result.
+
+    Raises:
+        ValueError: If the batch is larger than the data set.
+        TrainingError: If the loss stops being finite.
+        CheckpointError: If there is a checkpoint and it cannot be restored.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    order = _batch_order(recipe, dataset)
+    model = build_model(
+        recipe,
+        input_size=dataset.x_train.shape[1],
+        classes=dataset.classes,
+    )
+    loop = _Loop(recipe, dataset, order, model, folder, callbacks, progress)
+    return model, loop.run()
+
+
+class _Loop:
+    """The steps of one run, and what happens between them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: ArrayDataset,
+        order: BatchOrder,
+        model: keras.Model,
+        folder: RunFolder | None,
+        callbacks: Sequence[keras.callbacks.Callback],
+        progress: bool,
+    ) -> None:
+        self._recipe = recipe
+        self._order = order
+        self._model = model
+        self._folder = folder
+        self._train_steps = execution.make_train_steps(
+            model,
+            dataset.x_train,
+            dataset.y_train,
+            capacity=min(recipe.steps_per_execution, recipe.steps),
+            jit_compile=recipe.jit_compile,
+        )
+        self._evaluate = execution.make_evaluate(
+            model, dataset.x_test, dataset.y_test, batch_size=EVALUATION_BATCH
+        )
+        self._state: dict[str, Any] = {"seconds": 0.0, "evaluations": []}
+        self._checkpoints = folder and checkpoints.Checkpoints(
+            folder.checkpoints, model, self._state
+        )
+        self._schedules: list[Callable[[int], bool]] = [
+            callback.schedule
+            for callback in callbacks
+            if hasattr(callback, "schedule")
+        ]
+        self._callbacks = keras.callbacks.CallbackList(
+            list(callbacks), model=model
+        )
+        self._progress = progress
+
+    def run(self) -> Result:
+        step = self._checkpoints.restore() if self._checkpoints else 0
+        earlier = self._state["seconds"]
+        bar = self._progress_bar()
+        started = time.monotonic()
+        with _stop_on_signals(self._model) as received:
+            self._callbacks.on_train_begin()
+            while step < self._recipe.steps and not self._model.stop_training:
+                step = self._stretch(step)
+                self._state["seconds"] = earlier + time.monotonic() - started
+                if self._saves_at(step):
+                    self._save(step)
+                if bar:
+                    bar.update(step, list(self._shown().items()))
+            self._save(step)
+            self._callbacks.on_train_end()
+        result = Result(
+            steps=step,
+            seconds=self._state["seconds"],
+            parameters=_trainable_size(self._model),
+            evaluations=self._state["evaluations"],
+            interrupted=received[0] if received else 0,
+        )
+        if self._folder:
+            self._folder.write_result(result)
+        return result
+
+    def _stretch(self, step: int) -> int:
+        """Trains until the next step at which something is due."""
+        every = self._recipe.evaluate_every
+        period, inside = divmod(step, every)
+        if inside == 0:
+            self._callbacks.on_epoch_begin(period)
+        count = self._steps_to_next_stop(step)
+        self._callbacks.on_train_batch_begin(inside)
+        self._train_steps(self._order.rows(step, count))
+        step += count
+        logs = execution.numbers(self._model.get_metrics_result())
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss is {logs['loss']} after {step} steps. A smaller "
+                "learning_rate may keep it finite. Received: learning_rate="
+                f"{self._recipe.learning_rate}"
+            )
+        self._callbacks.on_train_batch_end(inside + count - 1, logs)
+        if self._evaluates_at(step):
+            self._callbacks.on_epoch_end(period, self._evaluation(step, logs))
+        return step
+
+    def _evaluation(
+        self, step: int, logs: dict[str, float]
+    ) -> dict[str, float]:
+        self._callbacks.on_test_begin()
+        test_logs = self._evaluate()
+        self._callbacks.on_test_end(test_logs)
+        logs = {**logs, **{f"val_{k}": v for k, v in test_logs.items()}}
+        self._state["evaluations"].append({"step": step, **logs})
+        return logs
+
+    def _steps_to_next_stop(self, step: int) -> int:
+        most = min(self._recipe.steps_per_execution, self._recipe.steps - step)
+        for count in range(1, most):
+            if self._stops_at(step + count):
+                return count
+        return most
+
+    def _stops_at(self, step: int) -> bool:
+        return (
+            self._evaluates_at(step)
+            or self._saves_at(step)
+            or any(schedule(step) for schedule in self._schedules)
+        )
+
+    def _evaluates_at(self, step: int) -> bool:
+        last = step == self._recipe.steps
+        return last or step % self._recipe.evaluate_every == 0
+
+    def _saves_at(self, step: int) -> bool:
+        return step % self._recipe.checkpoint_every == 0
+
+    def _save(self, step: int) -> None:
+        if self._checkpoints:
+            self._checkpoints.save(step)
+
+    def _shown(self) -> dict[str, float]:
+        evaluations = self._state["evaluations"]
+        if not evaluations:
+            return {}
+        names = ("loss", "accuracy", "val_loss", "val_accuracy")
+        return {name: evaluations[-1][name] for name in names}
+
+    def _progress_bar(self) -> keras.utils.Progbar | None:
+        if not self._progress:
+            return None
+        return keras.utils.Progbar(
+            self._recipe.steps,
+            interval=0.2 if sys.stdout.isatty() else 5.0,
+            stateful_metrics=["loss", "accuracy", "val_loss", "val_accuracy"],
+            unit_name="step",
+        )
+
+
+def _batch_order(recipe: Recipe, dataset: ArrayDataset) -> BatchOrder:
+    return BatchOrder(
+        examples=len(dataset.x_train),
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
+
+
+def _trainable_size(model: keras.Model) -> int:
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+@contextlib.contextmanager
+def _stop_on_signals(model: keras.Model) -> Iterator[list[int]]:
+    """Turns the first SIGINT or SIGTERM into `model.stop_training`."""
+    received: list[int] = []
+    model.stop_training = False
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    earlier = {number: signal.getsignal(number) for number in signals}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        model.stop_training = True
+        restore()
+
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+@contextlib.contextmanager
+def _dtype_policy(mixed_precision: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    if mixed_precision != "none":
+        keras.config.set_dtype_policy(f"mixed_{mixed_precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
