@@ -22,7 +22,9 @@ def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
         KeyError: If a curve is missing.
     """
     blocks = block_names(table, with_bn)
-    result, axes = style.panels(1, len(blocks), width=10, height=3.4)
+    result, axes = style.panels(
+        1, len(blocks), width=10, height=3.4, share_y=True
+    )
     runs = (
         (without_bn, "without BN", style.WITHOUT_BN),
         (with_bn, "with BN", style.WITH_BN),
@@ -45,8 +47,6 @@ def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
         panel.set_title(block)
         style.step_axis(panel)
     axes[0][0].set_ylabel("singular values of the Jacobian")
-    for panel in axes[0][1:]:
-        panel.sharey(axes[0][0])
     handles, labels = axes[0][0].get_legend_handles_labels()
     result.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False

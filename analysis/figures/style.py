@@ -25,11 +25,20 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def panels(rows: int, columns: int, *, width: float, height: float) -> Any:
+def panels(
+    rows: int,
+    columns: int,
+    *,
+    width: float,
+    height: float,
+    share_y: bool = False,
+) -> Any:
     """A figure and its axes `[rows, columns]`; sizes in inches."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+        return figure, figure.subplots(
+            rows, columns, squeeze=False, sharey=share_y
+        )
 
 
 def step_axis(axes: Axes) -> None:

@@ -2,6 +2,7 @@
 """Data sets that fit into memory, and the order their examples come in."""
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def binary_rows(
 
     Section 4.1 uses binary images and does not say how they were made.
     """
-    rows = images.reshape(len(images), -1)
+    rows = images.reshape(len(images), math.prod(images.shape[1:]))
     return (rows > white / 2).astype(np.float32)
 
 

@@ -39,7 +39,10 @@ def load(data_dir: str | Path | None = None) -> ArrayDataset:
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with (
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
             arrays = {name: archive[name] for name in names}
     except FileNotFoundError:
         raise DataError(

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+import train
+from analysis import readers
+
+ROOT = Path(train.__file__).parent
+QUICK = ["--steps=40", "--evaluate_every=20", "--measure_every=10", "--width=6"]
+
+
+@pytest.fixture
+def command(capsys, tmp_path):
+    """Runs `train.py` with some flags; gives exit code, output, errors."""
+
+    def run(*arguments):
+        with flagsaver.flagsaver():
+            train.FLAGS.unparse_flags()
+            try:
+                argv = ["train.py", f"--logdir={tmp_path / 'runs'}", *arguments]
+                code = train.main(train.parse(argv))
+            except SystemExit as error:
+                code = error.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learning_rate=-1"], "learning_rate=-1"),
+        (["--learning_rate=much"], "much"),
+        (["--steps=1.5"], "1.5"),
+        (["--dataset=nope"], "one of digits, mnist. Received: dataset=nope"),
+        (["--recipe=fig_1"], "Received: recipe=fig_1"),
+        (["--measures=percentiles,speed"], "Received: measures="),
+        (["--batch_size=100000"], "<= 1437"),
+        (["--resume", "--overwrite"], "not both"),
+        (["--nonsense=1"], "nonsense"),
+        (["digits"], "Received: digits"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    command, tmp_path, arguments, message
+):
+    code, out, err = command(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("train.py: ")
+    assert (out, err.count("\n")) == ("", 1)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("contents", [None, b"", b"PK\x03\x04 truncated"])
+def test_missing_or_damaged_data_is_one_line_and_exit_code_1(
+    command, tmp_path, contents
+):
+    if contents is not None:
+        (tmp_path / "mnist.npz").write_bytes(contents)
+    code, out, err = command("--dataset=mnist", f"--data_dir={tmp_path}")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "mnist.npz" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unwritable_logdir_is_one_line_and_exit_code_1(command, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = command(f"--logdir={tmp_path / 'file'}", *QUICK)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "cannot be written" in err
+
+
+def test_dry_run_touches_nothing(command, tmp_path):
+    code, out, _ = command("--dry_run", "--seed=5", "--recipe=fig1_keras")
+    assert code == 0
+    assert '"seed": 5' in out
+    assert '"norm": "keras"' in out
+    assert "trainable weights" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_leaves_everything_in_its_folder(command, tmp_path):
+    code, out, err = command(*QUICK)
+    assert (code, err) == (0, "")
+    assert "40 steps" in out
+    folder = tmp_path / "runs" / "fig1_bn-digits-0"
+    result = json.loads((folder / "result.json").read_text())
+    assert [e["step"] for e in result["evaluations"]] == [20, 40]
+    table = readers.read(tmp_path / "runs")
+    (run,) = table.runs
+    steps, values = table.series(run, "validation", "accuracy")
+    assert steps.tolist() == [20, 40]
+    assert values[-1] == pytest.approx(result["final"]["val_accuracy"])
+    steps, _ = table.series(run, "analysis", "percentiles/hidden3/p15")
+    assert steps.tolist() == [0, 10, 20, 30, 40]
+
+    code, _, err = command(*QUICK)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "--resume" in err
+
+
+def test_measures_can_be_switched_off(command, tmp_path):
+    code, _, _ = command(*QUICK, "--measures=", "--run_name=bare")
+    assert code == 0
+    table = readers.read(tmp_path / "runs")
+    assert table.tags("bare", "analysis") == []
+    assert table.tags("bare", "train") == ["accuracy", "loss"]
+
+
+def test_sigterm_leaves_a_checkpoint_and_resume_ends_the_run(tmp_path):
+    flags = [
+        f"--logdir={tmp_path}", "--run_name=r", "--steps=1000000",
+        "--evaluate_every=1000", "--measure_every=1000", "--width=6",
+    ]  # fmt: skip
+    python = [sys.executable, str(ROOT / "train.py"), *flags]
+    events = tmp_path / "r" / "validation"
+    with subprocess.Popen(
+        python, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not any(p.stat().st_size > 200 for p in events.glob("events*")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no evaluation was written"
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGTERM)
+        out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "--resume goes on" in out
+    done = json.loads((tmp_path / "r" / "result.json").read_text())["steps"]
+    end = (done // 1000 + 3) * 1000
+    flags[2] = f"--steps={end}"
+    resumed = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *flags, "--resume"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    steps, _ = readers.read(tmp_path).series("r", "validation", "accuracy")
+    assert steps.tolist() == list(range(1000, end + 1, 1000))
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_mnist_learns_sooner_with_bn(command, tmp_path, data_dir):
+    for recipe in ("fig1_bn", "fig1_baseline"):
+        code, _, err = command(
+            f"--recipe={recipe}", "--dataset=mnist", f"--data_dir={data_dir}",
+            "--steps=4000", "--measures=",
+        )  # fmt: skip
+        assert code == 0, err
+    table = readers.read(tmp_path / "runs")
+    last = {
+        run: table.series(run, "validation", "accuracy")[1][-1]
+        for run in table.runs
+    }
+    assert last["fig1_bn-mnist-0"] >= 0.94
+    assert last["fig1_baseline-mnist-0"] <= 0.80

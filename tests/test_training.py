@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from keras_bn import training
+from keras_bn.run_folder import RunFolder, open_run_folder
+
+
+class Recorder(keras.callbacks.Callback):
+    """Notes the steps it is called at; acts at one of them."""
+
+    # Keras names the arguments.
+    # ruff: noqa: ARG002
+
+    def __init__(self, schedule=None, *, at=None, action=None):
+        super().__init__()
+        if schedule is not None:
+            self.schedule = schedule
+        self._at, self._action = at, action
+        self.steps = []
+        self.epochs = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.optimizer.iterations)
+        self.steps.append(step)
+        if step == self._at:
+            self._action()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append((epoch, sorted(logs)))
+
+
+def weights(model):
+    return [np.asarray(w) for w in model.weights]
+
+
+def assert_same(first, second):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def run(recipe, dataset, **options):
+    return training.run(recipe, dataset, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_recipe, tiny_dataset):
+    """A run that nothing interrupts."""
+    return run(tiny_recipe, tiny_dataset)
+
+
+def test_it_reports_every_evaluation(whole, tiny_recipe):
+    _, result = whole
+    assert [e["step"] for e in result.evaluations] == [20, 40, 60]
+    assert result.steps == tiny_recipe.steps
+    best = max(e["val_accuracy"] for e in result.evaluations)
+    assert result.best["val_accuracy"] == best
+
+
+def test_reported_metrics_are_those_of_keras(whole, tiny_dataset):
+    model, result = whole
+    loss, accuracy = model.evaluate(
+        tiny_dataset.x_test, tiny_dataset.y_test, verbose=0
+    )
+    assert result.final["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert result.final["val_accuracy"] == pytest.approx(accuracy)
+
+
+def test_every_step_is_the_step_that_keras_takes(tiny_recipe, tiny_dataset):
+    """The same batches through `train_on_batch` give the same weights."""
+    recipe = tiny_recipe.replace(steps=12)
+    model, _ = run(recipe, tiny_dataset)
+    other = training.build_model(recipe, input_size=16, classes=3)
+    order = training.BatchOrder(examples=200, batch_size=20, seed=0)
+    for rows in order.rows(0, 12):
+        other.train_on_batch(
+            tiny_dataset.x_train[rows], tiny_dataset.y_train[rows]
+        )
+    for a, b in zip(weights(model), weights(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps_per_execution": 1},
+        {"steps_per_execution": 7, "evaluate_every": 60},
+        {"checkpoint_every": 1},
+    ],
+)
+def test_weights_do_not_depend_on_the_cuts(
+    whole, tiny_recipe, tiny_dataset, changes
+):
+    model, _ = run(tiny_recipe.replace(**changes), tiny_dataset)
+    assert_same(weights(model), weights(whole[0]))
+
+
+def test_scheduled_callbacks_see_exactly_their_steps(tiny_recipe, tiny_dataset):
+    wanted = {1, 2, 13, 37, 59, 60}
+    recorder = Recorder(lambda step: step in wanted)
+    run(tiny_recipe, tiny_dataset, callbacks=[recorder])
+    stops = wanted | {20, 40, 60} | {25, 50}
+    assert recorder.steps == sorted(stops)
+    names = ["accuracy", "loss", "val_accuracy", "val_loss"]
+    assert recorder.epochs == [(0, names), (1, names), (2, names)]
+
+
+def test_seeds_differ_and_repeat(whole, tiny_recipe, tiny_dataset):
+    again, _ = run(tiny_recipe, tiny_dataset)
+    assert_same(weights(again), weights(whole[0]))
+    other, _ = run(tiny_recipe.replace(seed=1), tiny_dataset)
+    assert not np.array_equal(weights(other)[0], weights(again)[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_cleanly_and_resume_goes_on(
+    tmp_path, whole, tiny_recipe, tiny_dataset, number
+):
+    folder = open_run_folder(tmp_path / "run", tiny_recipe)
+    stop = Recorder(
+        lambda step: step == 33,
+        at=33,
+        action=lambda: os.kill(os.getpid(), number),
+    )
+    handlers = signal.getsignal(number)
+    _, result = run(tiny_recipe, tiny_dataset, folder=folder, callbacks=[stop])
+    assert (result.steps, result.interrupted) == (33, number)
+    assert signal.getsignal(number) is handlers
+    model, result = run(tiny_recipe, tiny_dataset, folder=folder)
+    assert result.interrupted == 0
+    assert_same(weights(model), weights(whole[0]))
+    # Also what was averaged over the stretch that the signal cut in two.
+    assert result.evaluations == whole[1].evaluations
+    written = json.loads((folder.path / "result.json").read_text())
+    assert written["final"] == pytest.approx(result.final)
+
+
+def test_a_crash_resumes_from_the_last_checkpoint(
+    tmp_path, whole, tiny_recipe, tiny_dataset
+):
+    def fail():
+        raise RuntimeError("power cut")
+
+    folder = open_run_folder(tmp_path / "run", tiny_recipe)
+    crash = Recorder(lambda step: step == 33, at=33, action=fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tiny_recipe, tiny_dataset, folder=folder, callbacks=[crash])
+    seen = Recorder()
+    model, _ = run(tiny_recipe, tiny_dataset, folder=folder, callbacks=[seen])
+    assert seen.steps[0] == 40  # the checkpoint is of step 25
+    assert_same(weights(model), weights(whole[0]))
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    folder = open_run_folder(tmp_path / "run", tiny_recipe)
+    run(tiny_recipe, tiny_dataset, folder=folder)
+    data = folder.checkpoints / "ckpt-60.data-00000-of-00001"
+    contents = bytearray(data.read_bytes())
+    contents[len(contents) // 2] ^= 0xFF
+    data.write_bytes(contents)
+    with pytest.raises(training.CheckpointError, match="ckpt-60 cannot be"):
+        run(tiny_recipe.replace(steps=80), tiny_dataset, folder=folder)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe, tiny_dataset):
+    x = tiny_dataset.x_train.copy()
+    x[7, 3] = np.nan
+    with pytest.raises(
+        training.TrainingError, match=r"nan after \d+ steps.*learning_rate=0.1"
+    ):
+        run(tiny_recipe, dataclasses.replace(tiny_dataset, x_train=x))
+
+
+@pytest.mark.parametrize("mixed_precision", ["none", "float16", "bfloat16"])
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_it_learns_in_mixed_precision(
+    tiny_recipe, tiny_dataset, mixed_precision, jit_compile
+):
+    before = keras.config.dtype_policy()
+    recipe = tiny_recipe.replace(
+        mixed_precision=mixed_precision,
+        jit_compile=jit_compile,
+        learning_rate=0.5,
+        steps=400,
+        evaluate_every=400,
+    )
+    model, result = run(recipe, tiny_dataset)
+    assert result.final["val_accuracy"] > 0.9
+    hidden = model.get_layer("hidden1")
+    expected = "float32" if mixed_precision == "none" else mixed_precision
+    assert hidden.compute_dtype == expected
+    assert keras.config.dtype_policy() == before
+
+
+def test_description_names_recipe_and_size(tiny_recipe, tiny_dataset):
+    text = training.describe(tiny_recipe, tiny_dataset)
+    assert '"steps": 60' in text
+    # 16x8 + 2 x 8x8 + 3 x 16 of gamma and beta + 8x3 + 3 of the last layer.
+    assert "trainable weights            331" in text
+    assert "hidden2_norm" in text
+
+
+def test_a_batch_that_is_too_large_is_refused(tiny_recipe, tiny_dataset):
+    with pytest.raises(ValueError, match="Received: batch_size=201"):
+        training.check(tiny_recipe.replace(batch_size=201), tiny_dataset)
+
+
+def test_run_folder_paths(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.events("train") == tmp_path / "train"
