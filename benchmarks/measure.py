@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interleaved timing, and the JSON that every benchmark leaves.
+
+Machines are noisy, so contestants take turns, the median counts, and only
+ratios within one process are reported as results.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]], *, rounds: int
+) -> dict[str, float]:
+    """Median seconds of each contestant over rounds in which all take turns.
+
+    Args:
+        contestants: Functions without arguments that end when their work is
+            done. Each is called once more, unmeasured, before the rounds.
+        rounds: Number of rounds.
+
+    Returns:
+        Seconds per call, by name.
+    """
+    for function in contestants.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, function in contestants.items():
+            started = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on: commit, versions, processor."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "python": platform.python_version(),
+        **{n: metadata.version(n) for n in ("tensorflow", "keras", "numpy")},
+    }
+
+
+def write(path: str | Path, results: Any) -> None:
+    """Writes results and environment as JSON."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = {"environment": environment(), "results": results}
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [x.split(":")[1].strip() for x in lines if x.startswith("model n")]
+    return names[0] if names else platform.machine()
