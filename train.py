@@ -125,7 +125,7 @@ def train(recipe: recipes.Recipe) -> int:
                 measures=recipe.measures,
                 schedule=schedules.every(recipe.measure_every),
                 test_inputs=dataset.x_test,
-                hyperparameters=dataclasses.asdict(recipe),
+                hyperparameters=recipe.hyperparameters(),
             ),
         )
     except ValueError as error:

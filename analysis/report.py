@@ -5,8 +5,10 @@ python -m analysis.report --logdir=runs --output=report
 """
 
 import base64
+import dataclasses
 import html
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +38,9 @@ class Picture(NamedTuple):
 
 
 def write_report(logdir: str | Path, output: str | Path) -> list[str]:
-    """Writes figures and `index.html`, and the figures as TensorBoard images.
+    """Writes pictures, `index.html` and `runs.json`, the raw figures.
+
+    The pictures also become TensorBoard images, in `<logdir>/figures`.
 
     Args:
         logdir: Folder of the runs.
@@ -55,6 +59,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         _write(folder / f"{picture.name}.png", picture.png)
+    raw = {name: dataclasses.asdict(run) for name, run in table.runs.items()}
+    _write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
     page = _page(table, pictures, missing)
     _write(folder / "index.html", page.encode("utf-8"))
     _write_images(Path(logdir), pictures)

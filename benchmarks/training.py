@@ -14,7 +14,6 @@ The same network, weights, batch size, optimizer and number of steps:
   steps per execution, the fastest that Keras alone offers here.
 """
 
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def ours(recipe: Recipe, dataset: ArrayDataset, *, measured: bool) -> None:
             measures=recipe.measures,
             schedule=schedules.every(recipe.measure_every),
             test_inputs=dataset.x_test,
-            hyperparameters=dataclasses.asdict(recipe),
+            hyperparameters=recipe.hyperparameters(),
         )
         training.run(
             recipe if measured else recipe.replace(evaluate_every=recipe.steps),

@@ -94,6 +94,11 @@ class Recipe:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def hyperparameters(self) -> dict[str, Any]:
+        """The fields that decide what is learnt; the others only how fast."""
+        fields = dataclasses.asdict(self)
+        return {name: fields[name] for name in _HYPERPARAMETERS}
+
     def to_json(self) -> str:
         """The fields as indented JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -112,12 +117,27 @@ class Recipe:
                 f"a recipe has the fields {', '.join(sorted(known))}. "
                 f"Received: {', '.join(unknown)}"
             )
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in fields.items()
-            }
-        )
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
+
+
+_HYPERPARAMETERS = (
+    "recipe",
+    "model",
+    "norm",
+    "dataset",
+    "learning_rate",
+    "batch_size",
+    "steps",
+    "weight_stddev",
+    "width",
+    "depth",
+    "mixed_precision",
+    "seed",
+)
 
 
 def _complaint(value: Any, rule: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ WITH_BN = "#1f5fa8"
 WITHOUT_BN = "#c2551b"
 PAPER = "#555555"
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {  # matplotlib types each key by itself
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,7 @@ class ArrayDataset:
                 )
 
 
-def binary_rows(
-    images: NDArray[np.generic], *, white: float
-) -> NDArray[np.float32]:
+def binary_rows(images: NDArray[Any], *, white: float) -> NDArray[np.float32]:
     """Flattens images `[N, H, W]` to rows of 0 and 1 at half of `white`.
 
     Section 4.1 uses binary images and does not say how they were made.
