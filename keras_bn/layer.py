@@ -6,14 +6,25 @@ its own statistics (Algorithm 1) and moving averages follow them; at inference,
 and when the layer is frozen, the moving averages are used.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
-from keras_bn import moving_averages, ops
+from keras_bn import arguments, moving_averages, ops, virtual_batches
+from keras_bn import renorm as batch_renorm
 
 Tensor = Any
+
+
+class _Batch(NamedTuple):
+    """What a batch was normalized to, and the statistics it had."""
+
+    outputs: Tensor
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_bn")
@@ -29,6 +40,11 @@ class BatchNormalization(keras.layers.Layer):
     them. Otherwise (inference, or `trainable=False` as in Keras) mean and
     variance are the moving averages.
 
+    A batch cannot spoil the moving averages: they stay where they are for a
+    feature whose statistic is not finite or has no values (an empty batch, or
+    one that is masked out), and the moving variance for a feature with a
+    single value, whose variance is 0 by definition.
+
     Args:
         axis: The feature axis or axes, each in `[-rank, rank - 1]`. Several
             axes give one mean, variance, gamma and beta per combination: with
@@ -40,32 +56,54 @@ class BatchNormalization(keras.layers.Layer):
         beta_initializer: Initializer of `beta`.
         gamma_initializer: Initializer of `gamma`.
         moving_mean_initializer: Initializer of `moving_mean`.
-        moving_variance_initializer: Initializer of `moving_variance`, which
-            is biased (`1/m`).
+        moving_variance_initializer: Initializer of `moving_variance`.
         beta_regularizer: Regularizer of `beta`.
         gamma_regularizer: Regularizer of `gamma`.
         beta_constraint: Constraint on `beta`.
         gamma_constraint: Constraint on `gamma`.
+        renorm: Batch Renormalization (arXiv 1702.03275): in training, correct
+            towards the moving statistics.
+        renorm_clipping: Limits `rmin`, `rmax`, `dmax` of the correction; a
+            missing one does not limit.
+        renorm_momentum: Weight of the old average in the moving statistics
+            that the correction uses, in `[0, 1]`.
+        synchronized: Whether statistics are taken over the batches of all
+            replicas of a `tf.distribute` strategy.
+        moving_variance_estimator: `"biased"` (`1/m`, as in Keras) or
+            `"unbiased"` (`1/(m-1)`, as in Algorithm 2): which variance of a
+            batch the moving average follows.
+        moving_average: `"exponential"`, or `"cumulative"`: the plain mean
+            over all batches since the layer was built, `momentum` unused.
+        virtual_batch_size: Examples of a virtual batch; each is normalized by
+            itself (ghost batch normalization, arXiv 1705.08741), the last one
+            may be smaller. `None` normalizes the whole batch.
+        activation: Keras activation applied to the output, or `None`.
+        single_value: What to do in training where a feature has one value
+            only: `"warn"` once, or `"error"`. Where the batch size is not
+            known before the graph runs, there is no warning.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Attributes:
-        gamma: Scale `[*features]`, float32 or float64, or `None`.
-        beta: Shift `[*features]`, likewise, or `None`.
-        moving_mean: Moving average of the batch means `[*features]`.
-        moving_variance: Moving average of the biased batch variances
-            `[*features]`.
+        gamma: Scale `[*features]`, or `None`.
+        beta: Shift `[*features]`, or `None`.
+        moving_mean: Moving average of the batch means `[*features]`, float32
+            at least.
+        moving_variance: Moving average of the batch variances, likewise.
 
     Call arguments:
         inputs: Floating point tensor of rank 2 or more.
         training: Whether to use and follow the batch's statistics.
+        mask: Boolean, the shape of `inputs` without its last axis: the
+            positions that count in the statistics. All are normalized.
 
     Returns:
         A tensor of the shape of `inputs`, in the layer's compute dtype.
 
     Raises:
-        ValueError: At construction for a `momentum` or `epsilon` out of range;
-            when built for an `axis` out of range, repeated, covering every
-            axis, or of undefined size.
+        ValueError: At construction for an argument out of range and for
+            arguments that exclude each other; when built for an `axis` out of
+            range, repeated, covering every axis, or of undefined size; when
+            called with integers or a mask of another shape.
 
     Reference: Ioffe & Szegedy 2015, arXiv 1502.03167.
     """
@@ -85,11 +123,21 @@ class BatchNormalization(keras.layers.Layer):
         gamma_regularizer: Any = None,
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
+        renorm: bool = False,
+        renorm_clipping: Mapping[str, float] | None = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
+        *,
+        moving_variance_estimator: str = "biased",
+        moving_average: str = "exponential",
+        virtual_batch_size: int | None = None,
+        activation: Any = None,
+        single_value: str = "warn",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.axis = axis if isinstance(axis, int) else tuple(axis)
-        self.momentum = _checked_momentum(momentum)
+        self.momentum = arguments.fraction("momentum", momentum)
         self.epsilon = ops.checked_epsilon(epsilon)
         self.center = bool(center)
         self.scale = bool(scale)
@@ -105,12 +153,63 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.renorm = bool(renorm)
+        self.renorm_clipping = renorm_clipping
+        if renorm:
+            self.renorm_clipping = batch_renorm.checked_clipping(
+                renorm_clipping
+            )
+        self.renorm_momentum = arguments.fraction(
+            "renorm_momentum", renorm_momentum
+        )
+        self.synchronized = bool(synchronized)
+        self.moving_variance_estimator = arguments.one_of(
+            "moving_variance_estimator",
+            moving_variance_estimator,
+            ("biased", "unbiased"),
+        )
+        self.moving_average = arguments.one_of(
+            "moving_average", moving_average, ("exponential", "cumulative")
+        )
+        self.virtual_batch_size = arguments.optional_size(
+            "virtual_batch_size", virtual_batch_size
+        )
+        self.activation = (
+            None if activation is None else keras.activations.get(activation)
+        )
+        self.single_value = arguments.one_of(
+            "single_value", single_value, ("warn", "error")
+        )
+        self._refuse_impossible_combinations()
         self.supports_masking = True
         self.gamma: Any = None
         self.beta: Any = None
         self.moving_mean: Any = None
         self.moving_variance: Any = None
+        self.moving_stddev: Any = None
+        self.renorm_mean: Any = None
+        self.renorm_stddev: Any = None
+        self.updates: Any = None
         self._reduction_axes: tuple[int, ...] = ()
+        self._warned = False
+
+    def _refuse_impossible_combinations(self) -> None:
+        cumulative = self.moving_average == "cumulative"
+        unbiased = self.moving_variance_estimator == "unbiased"
+        arguments.excluding(
+            {
+                "renorm": self.renorm,
+                "synchronized": self.synchronized,
+                "virtual_batch_size": self.virtual_batch_size,
+                "moving_average": cumulative and "cumulative",
+                "moving_variance_estimator": unbiased and "unbiased",
+            },
+            ("virtual_batch_size", "synchronized"),
+            # Renorm follows exponential averages of the standard deviation.
+            ("renorm", "virtual_batch_size"),
+            ("renorm", "moving_average"),
+            ("renorm", "moving_variance_estimator"),
+        )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the weights for the feature axes of `input_shape`."""
@@ -126,6 +225,11 @@ class BatchNormalization(keras.layers.Layer):
             raise ValueError(
                 "Feature axes must have a defined size. Received: "
                 f"axis={self.axis}, input_shape={tuple(input_shape)}"
+            )
+        if self.virtual_batch_size and 0 in axes:
+            raise ValueError(
+                "axis must leave the batch, axis 0, out where "
+                f"virtual_batch_size is given. Received: axis={self.axis}"
             )
         self._reduction_axes = tuple(
             axis for axis in range(rank) if axis not in axes
@@ -152,54 +256,199 @@ class BatchNormalization(keras.layers.Layer):
                 constraint=self.beta_constraint,
                 autocast=False,
             )
-        self.moving_mean = self.add_weight(
-            name="moving_mean",
-            shape=shape,
-            initializer=self.moving_mean_initializer,
-            trainable=False,
-            autocast=False,
+        mean = self.moving_mean_initializer
+        variance = self.moving_variance_initializer
+        self.moving_mean = self._add_statistic("moving_mean", shape, mean)
+        self.moving_variance = self._add_statistic(
+            "moving_variance", shape, variance
         )
-        self.moving_variance = self.add_weight(
-            name="moving_variance",
-            shape=shape,
-            initializer=self.moving_variance_initializer,
-            trainable=False,
-            autocast=False,
-        )
-
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Normalizes `inputs`; see the class."""
-        if not (training and self.trainable):
-            return self._normalize_with_moving_statistics(inputs)
-        outputs, batch_mean, batch_variance = ops.batch_norm(
-            inputs,
-            self.gamma,
-            self.beta,
-            axes=self._reduction_axes,
-            epsilon=self.epsilon,
-        )
-        self._follow(self.moving_mean, batch_mean)
-        self._follow(self.moving_variance, batch_variance)
-        return keras.ops.cast(outputs, self.compute_dtype)
-
-    def _normalize_with_moving_statistics(self, inputs: Tensor) -> Tensor:
-        outputs = ops.apply_statistics(
-            inputs,
-            self.moving_mean,
-            self.moving_variance,
-            self.gamma,
-            self.beta,
-            axes=self._reduction_axes,
-            epsilon=self.epsilon,
-        )
-        return keras.ops.cast(outputs, self.compute_dtype)
-
-    def _follow(self, moving: Any, value: Tensor) -> None:
-        value = keras.ops.cast(value, moving.dtype)
-        moving.assign(
-            moving_averages.exponential(
-                moving.value, value, momentum=self.momentum
+        if self.renorm:
+            root = batch_renorm.root_of(variance)
+            self.moving_stddev = self._add_statistic(
+                "moving_stddev", shape, root
             )
+            self.renorm_mean = self._add_statistic(
+                "renorm_mean", shape, batch_renorm.copy_of(mean)
+            )
+            self.renorm_stddev = self._add_statistic(
+                "renorm_stddev", shape, root
+            )
+        if self.moving_average == "cumulative":
+            self.updates = self._add_statistic("updates", (), "zeros")
+
+    def _add_statistic(
+        self, name: str, shape: tuple[int | None, ...], initializer: Any
+    ) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            # A variance overflows float16 long before its inputs do.
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            initializer=initializer,
+            trainable=False,
+            autocast=False,
+            # Replicas that are not synchronized differ; the default would
+            # keep the statistics of the first.
+            aggregation="mean",
+        )
+
+    def call(
+        self,
+        inputs: Tensor,
+        training: bool | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Normalizes `inputs`; see the class."""
+        if training and self.trainable:
+            outputs = self._normalize_and_follow(inputs, mask)
+        else:
+            outputs = ops.apply_statistics(
+                inputs,
+                self.moving_mean,
+                self.moving_variance,
+                self.gamma,
+                self.beta,
+                axes=self._reduction_axes,
+                epsilon=self.epsilon,
+            )
+        outputs = keras.ops.cast(outputs, self.compute_dtype)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _normalize_and_follow(
+        self, inputs: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        mask = _aligned_mask(mask, inputs)
+        if self.renorm:
+            batch = self._normalize(inputs, mask, None, None)
+            outputs = self._renormalize(batch)
+            self._follow_for_renorm(batch)
+        else:
+            batch = self._normalize(inputs, mask, self.gamma, self.beta)
+            outputs = batch.outputs
+            self._follow(batch)
+        self._mind_single_values(inputs, mask, batch.count)
+        return outputs
+
+    def _normalize(
+        self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any
+    ) -> _Batch:
+        """Normalizes with the statistics of the batch, or virtual batches."""
+        if self.virtual_batch_size is not None:
+            return self._normalize_virtual_batches(x, mask, gamma, beta)
+        outputs, mean, variance, count = ops.counted_batch_norm(
+            x,
+            gamma,
+            beta,
+            axes=self._reduction_axes,
+            epsilon=self.epsilon,
+            mask=mask,
+            synchronized=self.synchronized,
+        )
+        return _Batch(outputs, mean, self._estimate(variance, count), count)
+
+    def _normalize_virtual_batches(
+        self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any
+    ) -> _Batch:
+        """Likewise; the statistics to follow are pooled over them."""
+        parts, mask = virtual_batches.split(x, mask, self.virtual_batch_size)
+        outputs, mean, variance, count = ops.counted_batch_norm(
+            parts,
+            gamma,
+            beta,
+            axes=[axis + 1 for axis in self._reduction_axes],
+            epsilon=self.epsilon,
+            mask=mask,
+        )
+        several = count * keras.ops.cast(count > 1, count.dtype)
+        return _Batch(
+            virtual_batches.join(outputs, x),
+            virtual_batches.pooled(mean, count),
+            virtual_batches.pooled(self._estimate(variance, count), several),
+            virtual_batches.largest(count),
+        )
+
+    def _estimate(self, variance: Tensor, count: Tensor) -> Tensor:
+        """The variance that the moving average follows."""
+        if self.moving_variance_estimator == "biased":
+            return variance
+        return variance * count / keras.ops.maximum(count - 1, 1.0)
+
+    def _renormalize(self, batch: _Batch) -> Tensor:
+        std = keras.ops.sqrt(batch.variance + self.epsilon)
+        r, d = batch_renorm.corrections(
+            batch.mean,
+            std,
+            self.renorm_mean.value,
+            # Not below what epsilon alone gives, early in training.
+            keras.ops.maximum(self.renorm_stddev.value, self.epsilon**0.5),
+            clipping=self.renorm_clipping,
+        )
+        return ops.scale_and_shift(
+            ops.scale_and_shift(batch.outputs, r, d, axes=self._reduction_axes),
+            self.gamma,
+            self.beta,
+            axes=self._reduction_axes,
+        )
+
+    def _follow(self, batch: _Batch) -> None:
+        self._move(self.moving_mean, batch.mean, batch.count)
+        self._move(self.moving_variance, batch.variance, batch.count, least=2)
+        if self.updates is not None:
+            seen = keras.ops.max(batch.count) > 0
+            self.updates.assign_add(keras.ops.cast(seen, self.updates.dtype))
+
+    def _follow_for_renorm(self, batch: _Batch) -> None:
+        """As Keras: the deviation is averaged, the variance derived from it."""
+        std = keras.ops.sqrt(batch.variance + self.epsilon)
+        count, momentum = batch.count, self.renorm_momentum
+        self._move(self.renorm_mean, batch.mean, count, momentum=momentum)
+        self._move(self.renorm_stddev, std, count, momentum=momentum, least=2)
+        self._move(self.moving_mean, batch.mean, count)
+        self._move(self.moving_stddev, std, count, least=2)
+        self.moving_variance.assign(
+            keras.ops.relu(
+                keras.ops.square(self.moving_stddev.value) - self.epsilon
+            )
+        )
+
+    def _move(
+        self,
+        moving: Any,
+        value: Tensor,
+        count: Tensor,
+        *,
+        momentum: float | None = None,
+        least: int = 1,
+    ) -> None:
+        usable = moving_averages.usable(value, count, least=least)
+        value = keras.ops.cast(value, moving.dtype)
+        if self.updates is None:
+            moved = moving_averages.exponential(
+                moving.value,
+                value,
+                momentum=self.momentum if momentum is None else momentum,
+            )
+        else:
+            moved = moving_averages.cumulative(
+                moving.value, value, updates=self.updates.value
+            )
+        moving.assign(keras.ops.where(usable, moved, moving.value))
+
+    def _mind_single_values(
+        self, inputs: Tensor, mask: Tensor | None, count: Tensor
+    ) -> None:
+        if self.single_value == "error":
+            ops.require_several_values(count)
+            return
+        sizes = [inputs.shape[axis] for axis in self._reduction_axes]
+        if self._warned or mask is not None or sizes != [1] * len(sizes):
+            return
+        self._warned = True
+        warnings.warn(
+            f"{self.name} was trained on a batch with a single value per "
+            f"feature (input shape {tuple(inputs.shape)}): its variance is 0 "
+            "and every output is beta. The moving variance is left as it is.",
+            stacklevel=2,
         )
 
     def compute_output_shape(
@@ -211,38 +460,57 @@ class BatchNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments from which `from_config` makes the same layer."""
-        return {
-            **super().get_config(),
-            "axis": self.axis,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-            "center": self.center,
-            "scale": self.scale,
-            **{
-                f"{name}_initializer": keras.initializers.serialize(
-                    getattr(self, f"{name}_initializer")
-                )
-                for name in ("beta", "gamma", "moving_mean", "moving_variance")
-            },
-            **{
-                f"{name}_regularizer": keras.regularizers.serialize(
-                    getattr(self, f"{name}_regularizer")
-                )
-                for name in ("beta", "gamma")
-            },
-            **{
-                f"{name}_constraint": keras.constraints.serialize(
-                    getattr(self, f"{name}_constraint")
-                )
-                for name in ("beta", "gamma")
-            },
-        }
-
-
-def _checked_momentum(momentum: float) -> float:
-    value = float(momentum)
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(
-            f"momentum must lie in [0, 1]. Received: momentum={momentum}"
+        plain = (
+            "axis",
+            "momentum",
+            "epsilon",
+            "center",
+            "scale",
+            "renorm",
+            "renorm_clipping",
+            "renorm_momentum",
+            "synchronized",
+            "moving_variance_estimator",
+            "moving_average",
+            "virtual_batch_size",
+            "single_value",
         )
-    return value
+        config = {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in plain},
+        }
+        for kind, serialize, owners in (
+            (
+                "initializer",
+                keras.initializers.serialize,
+                ("beta", "gamma", "moving_mean", "moving_variance"),
+            ),
+            (
+                "regularizer",
+                keras.regularizers.serialize,
+                ("beta", "gamma"),
+            ),
+            ("constraint", keras.constraints.serialize, ("beta", "gamma")),
+        ):
+            for owner in owners:
+                name = f"{owner}_{kind}"
+                config[name] = serialize(getattr(self, name))
+        config["activation"] = (
+            None
+            if self.activation is None
+            else keras.activations.serialize(self.activation)
+        )
+        return config
+
+
+def _aligned_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
+    """Keras' mask, which lacks the last axis, as one that broadcasts."""
+    if mask is None:
+        return None
+    if len(mask.shape) != len(inputs.shape) - 1:
+        raise ValueError(
+            "mask must have one axis less than the input. Received: "
+            f"mask.shape={tuple(mask.shape)}, "
+            f"inputs.shape={tuple(inputs.shape)}"
+        )
+    return keras.ops.cast(keras.ops.expand_dims(mask, -1), "bool")

@@ -2,10 +2,12 @@
 """Update rules for the statistics that a layer uses at inference.
 
 The paper (section 3.1) follows accuracy during training with moving averages
-and leaves their rate open; the rule here is the one Keras uses.
+and leaves their rate open; `exponential` is the rule that Keras uses.
 """
 
 from typing import Any
+
+import keras
 
 Tensor = Any
 
@@ -26,3 +28,33 @@ def exponential(moving: Tensor, value: Tensor, *, momentum: float) -> Tensor:
         The new average.
     """
     return moving - (moving - value) * (1.0 - momentum)
+
+
+def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
+    """One step of a plain mean over all values so far.
+
+    Args:
+        moving: The mean of the earlier values, any shape and floating dtype.
+        value: The new value, same shape and dtype.
+        updates: How many earlier values there are, a scalar of that dtype; at
+            0 the mean starts from `value`, whatever `moving` is.
+
+    Returns:
+        The new mean.
+    """
+    return moving + (value - moving) / (updates + 1.0)
+
+
+def usable(value: Tensor, count: Tensor, *, least: int = 1) -> Tensor:
+    """Which features have statistics that a moving average may follow.
+
+    Args:
+        value: A statistic, of the feature shape.
+        count: Number of values behind it, a scalar or of the feature shape.
+        least: Values that the statistic needs: 2 for a variance, which is 0
+            for a single value whatever the distribution.
+
+    Returns:
+        Boolean, of the feature shape: finite, and of enough values.
+    """
+    return keras.ops.logical_and(keras.ops.isfinite(value), count >= least)

@@ -22,6 +22,8 @@ def batch_norm(
     *,
     axes: int | Sequence[int],
     epsilon: float = 1e-3,
+    mask: Tensor | None = None,
+    synchronized: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalizes each feature with the statistics of this batch.
 
@@ -40,6 +42,10 @@ def batch_norm(
         axes: The axes that the statistics are taken over: `0` for dense
             features `[N, C]`, `(0, 1, 2)` for feature maps `[N, H, W, C]`.
         epsilon: Added to the variance; 0 or more.
+        mask: Boolean, broadcastable to `x`: the values that count in the
+            statistics. All are normalized.
+        synchronized: Whether the statistics are those of all replicas of a
+            `tf.distribute` strategy.
 
     Returns:
         `(y, batch_mean, batch_variance)`: `y` with the shape and dtype of
@@ -50,10 +56,47 @@ def batch_norm(
         ValueError: If `axes` is empty, repeated or out of range, `epsilon` is
             negative, or `x` is not floating point.
     """
+    y, mean, variance, _ = counted_batch_norm(
+        x,
+        gamma,
+        beta,
+        axes=axes,
+        epsilon=epsilon,
+        mask=mask,
+        synchronized=synchronized,
+    )
+    return y, mean, variance
+
+
+def counted_batch_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    *,
+    axes: int | Sequence[int],
+    epsilon: float,
+    mask: Tensor | None = None,
+    synchronized: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`batch_norm`, with the number of values behind each statistic.
+
+    Returns:
+        `(y, batch_mean, batch_variance, count)`; the count is a scalar, or of
+        the feature shape where there is a mask. Where it is 0, mean and
+        variance are 0.
+    """
     x = _floating(x)
     axes = canonical_axes(axes, len(x.shape), name="axes")
+    if mask is not None:
+        mask = keras.ops.cast(mask, "bool")
     return backend.batch_norm(
-        x, gamma, beta, axes=axes, epsilon=checked_epsilon(epsilon)
+        x,
+        gamma,
+        beta,
+        axes=axes,
+        epsilon=checked_epsilon(epsilon),
+        mask=mask,
+        synchronized=synchronized,
     )
 
 
@@ -95,6 +138,40 @@ def apply_statistics(
         axes=axes,
         epsilon=checked_epsilon(epsilon),
     )
+
+
+def scale_and_shift(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    *,
+    axes: int | Sequence[int],
+) -> Tensor:
+    """`scale * x + shift` per feature.
+
+    Args:
+        x: Floating point tensor of rank 1 or more.
+        scale: Of the feature shape; `None` means 1.
+        shift: Of the feature shape; `None` means 0.
+        axes: The axes of `x` that are not features, as in `batch_norm`.
+
+    Returns:
+        A tensor with the shape and dtype of `x`.
+    """
+    axes = canonical_axes(axes, len(x.shape), name="axes")
+    return backend.scale_and_shift(x, scale, shift, axes=axes)
+
+
+def require_several_values(count: Tensor) -> None:
+    """Fails, where the graph can, if a feature has a single value.
+
+    Args:
+        count: Number of values, a scalar or of the feature shape.
+
+    Raises:
+        tensorflow.errors.InvalidArgumentError: When it runs, not under XLA.
+    """
+    backend.require_several_values(count)
 
 
 def canonical_axes(

@@ -188,8 +188,10 @@ def test_every_argument_of_keras_with_its_default():
 
     theirs = inspect.signature(keras.layers.BatchNormalization).parameters
     ours = inspect.signature(BatchNormalization).parameters
-    for name, parameter in ours.items():
-        assert theirs[name].default == parameter.default, name
+    for name, parameter in theirs.items():
+        assert ours[name].default == parameter.default, name
+    extra = [ours[name] for name in ours if name not in theirs]
+    assert all(p.kind is p.KEYWORD_ONLY for p in extra)
 
 
 @pytest.mark.parametrize("suffix", ["keras", "weights.h5"])

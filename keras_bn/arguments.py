@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the layer's arguments: the rule in words, then what came."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def fraction(name: str, value: float) -> float:
+    """`value` as a float; raises `ValueError` unless in `[0, 1]`."""
+    number = float(value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1]. Received: {name}={value}")
+    return number
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """`value`; raises `ValueError` unless it is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(allowed)}. "
+            f"Received: {name}={value}"
+        )
+    return value
+
+
+def optional_size(name: str, value: int | None) -> int | None:
+    """`value`; raises `ValueError` unless `None` or an integer >= 1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(
+            f"{name} must be None or an integer >= 1. Received: {name}={value}"
+        )
+    return int(value)
+
+
+def excluding(values: Mapping[str, Any], *pairs: tuple[str, str]) -> None:
+    """Raises `ValueError` if both names of a pair have been asked for.
+
+    Args:
+        values: Per argument, how it was given, or something false where it
+            was left at its default.
+        *pairs: Arguments that exclude each other.
+    """
+    for first, second in pairs:
+        if values[first] and values[second]:
+            raise ValueError(
+                f"{first} and {second} exclude each other. Received: "
+                f"{first}={values[first]}, {second}={values[second]}"
+            )

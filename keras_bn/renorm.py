@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch Renormalization (Ioffe 2017, arXiv 1702.03275).
+
+In training `x_hat = (x - mean_B) / std_B * r + d`, with
+
+    r = stop_gradient(clip(std_B / std, rmin, rmax))
+    d = stop_gradient(clip((mean_B - mean) / std, -dmax, dmax))
+
+so that, but for the clipping, training normalizes with the moving statistics
+as inference does, and the gradient still sees the batch's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+Tensor = Any
+
+_KEYS = ("rmax", "rmin", "dmax")
+
+
+def checked_clipping(clipping: Mapping[str, float] | None) -> dict[str, float]:
+    """The clipping limits, checked; empty for none.
+
+    Raises:
+        ValueError: If a key is unknown, `rmax < rmin`, or `dmax < 0`.
+    """
+    limits = dict(clipping or {})
+    if set(limits) - set(_KEYS):
+        raise ValueError(
+            "Received invalid keys for `renorm_clipping`: allowed are "
+            f"{', '.join(_KEYS)}. Received: renorm_clipping={limits}"
+        )
+    rmax, rmin, dmax = (limits.get(key) for key in _KEYS)
+    if rmax is not None and rmin is not None and rmax < rmin:
+        raise ValueError(
+            "rmax should be >= rmin in `renorm_clipping`. "
+            f"Received: rmax={rmax}, rmin={rmin}"
+        )
+    if dmax is not None and dmax < 0:
+        raise ValueError(
+            "dmax should be non-negative in `renorm_clipping`. "
+            f"Received: dmax={dmax}"
+        )
+    return limits
+
+
+def corrections(
+    batch_mean: Tensor,
+    batch_std: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    clipping: Mapping[str, float],
+) -> tuple[Tensor, Tensor]:
+    """The two corrections, constant to the gradient.
+
+    Args:
+        batch_mean: Mean of the batch, of the feature shape.
+        batch_std: `sqrt(variance + epsilon)` of the batch, likewise.
+        mean: Moving mean, likewise.
+        std: Moving standard deviation, likewise, > 0.
+        clipping: Any of `rmin`, `rmax`, `dmax`; a missing one does not clip.
+
+    Returns:
+        `(r, d)`, of the feature shape.
+    """
+    r = batch_std / std
+    d = (batch_mean - mean) / std
+    if clipping.get("rmin") is not None:
+        r = keras.ops.maximum(r, clipping["rmin"])
+    if clipping.get("rmax") is not None:
+        r = keras.ops.minimum(r, clipping["rmax"])
+    if clipping.get("dmax") is not None:
+        d = keras.ops.clip(d, -clipping["dmax"], clipping["dmax"])
+    return keras.ops.stop_gradient(r), keras.ops.stop_gradient(d)
+
+
+def copy_of(initializer: Any) -> Any:
+    """An initializer that starts as `initializer` starts.
+
+    One that draws at random would draw other values if it were used twice.
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    return initializer.clone()
+
+
+def root_of(initializer: Any) -> Any:
+    """An initializer for a deviation: the root of that for the variance."""
+
+    def root(shape: Any, dtype: Any = None) -> Tensor:
+        return keras.ops.sqrt(copy_of(initializer)(shape, dtype=dtype))
+
+    return root

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ghost batch normalization (Hoffer et al. 2017, arXiv 1705.08741).
+
+A batch is cut into virtual batches that are normalized each by itself: the
+index of the virtual batch becomes one more feature axis, in front.
+"""
+
+from typing import Any
+
+import keras
+
+Tensor = Any
+
+
+def split(x: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """Cuts the batch into virtual batches of `size`.
+
+    Examples that are missing in the last one are filled up with zeros, which
+    the mask leaves out.
+
+    Args:
+        x: `[N, ...]`.
+        mask: Boolean, broadcastable to `x` from its first axis on; `None`
+            takes all values.
+        size: Examples of a virtual batch.
+
+    Returns:
+        `x` as `[ceil(N / size), size, ...]` and the mask, in a shape that
+        broadcasts to it; `None` where nothing is left out.
+    """
+    examples = x.shape[0]
+    if mask is None and (examples is None or examples % size):
+        mask = keras.ops.ones(
+            [keras.ops.shape(x)[0], *[1] * (len(x.shape) - 1)], "bool"
+        )
+    parts = _cut(x, size)
+    return parts, None if mask is None else _cut(mask, size)
+
+
+def join(parts: Tensor, x: Tensor) -> Tensor:
+    """The inverse of `split`: `[M, size, ...]` to the shape of `x`."""
+    shape = keras.ops.shape(parts)
+    joined = keras.ops.reshape(parts, [-1, *shape[2:]])
+    return joined[: keras.ops.shape(x)[0]]
+
+
+def pooled(statistic: Tensor, count: Tensor) -> Tensor:
+    """Mean of a statistic over virtual batches, weighted by their values.
+
+    Args:
+        statistic: `[M, *features]`.
+        count: Number of values behind each, a scalar or `[M, *features]`.
+
+    Returns:
+        `[*features]`; 0 where there are no values at all.
+    """
+    weights = count * keras.ops.ones_like(statistic)
+    total = keras.ops.sum(weights, axis=0)
+    weighted = keras.ops.sum(weights * statistic, axis=0)
+    return weighted / keras.ops.maximum(total, 1.0)
+
+
+def largest(count: Tensor) -> Tensor:
+    """The largest count of a feature over virtual batches.
+
+    Args:
+        count: A scalar, the same for all, or `[M, *features]`.
+
+    Returns:
+        The scalar, or `[*features]`.
+    """
+    return keras.ops.max(count, axis=0) if len(count.shape) else count
+
+
+def _cut(x: Tensor, size: int) -> Tensor:
+    examples = keras.ops.shape(x)[0]
+    missing = -examples % size
+    padding = [[0, missing], *[[0, 0]] * (len(x.shape) - 1)]
+    if not isinstance(missing, int) or missing:
+        x = keras.ops.pad(x, padding)
+    return keras.ops.reshape(x, [-1, size, *keras.ops.shape(x)[1:]])
