@@ -420,19 +420,17 @@ class BatchNormalization(keras.layers.Layer):
         momentum: float | None = None,
         least: int = 1,
     ) -> None:
+        old = keras.ops.convert_to_tensor(moving)
         usable = moving_averages.usable(value, count, least=least)
-        value = keras.ops.cast(value, moving.dtype)
+        value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
         if self.updates is None:
-            moved = moving_averages.exponential(
-                moving.value,
-                value,
-                momentum=self.momentum if momentum is None else momentum,
-            )
+            momentum = self.momentum if momentum is None else momentum
+            new = moving_averages.exponential(old, value, momentum=momentum)
         else:
-            moved = moving_averages.cumulative(
-                moving.value, value, updates=self.updates.value
+            new = moving_averages.cumulative(
+                old, value, updates=self.updates.value
             )
-        moving.assign(keras.ops.where(usable, moved, moving.value))
+        moving.assign(new)
 
     def _mind_single_values(
         self, inputs: Tensor, mask: Tensor | None, count: Tensor

@@ -29,6 +29,11 @@ class Activation:
     derivative: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor] | None = None
 
+    def inverted(self, y: Tensor) -> Tensor:
+        """`z` from `y`; for activations that have an inverse."""
+        assert self.inverse is not None
+        return self.inverse(y)
+
 
 #: Slope of leaky_relu below 0, Keras' default.
 _LEAK = 0.2

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums per feature: what batch normalization spends its time on.
+"""Sums per feature, in a form that XLA compiles into one fast loop.
 
-Two ways, for the two ways in which TensorFlow runs an expression:
-
-- `staged`: one kernel after the other. TensorFlow's CPU kernel adds values up
-  one after the other when it reduces several leading axes at once, or one
-  long one, so the sum is taken in stages to keep its rounding error small.
-- `folded`: within an expression that XLA compiles into one loop. XLA's own
-  reduction over leading axes is not vectorized on CPU where anything is fused
-  into it, but a sum of slices is: sixteen slices are added element by element,
-  twice, and what is left is one part in 256. Both sums of a pass ride in one
-  complex number, so the tensor is read once. (XLA copies a producer into at
-  most fifteen consumers, so sixteen slices also keep it from computing the
-  first stage anew within the second.)
+XLA's own reduction over leading axes is not vectorized on CPU where anything
+is fused into it, but a sum of slices is: sixteen slices are added element by
+element, twice, and what is left is one part in 256. Sums of sums also keep
+their rounding error small. Two sums ride in one complex number, so that the
+tensor is read once. (XLA copies a producer into at most fifteen consumers, so
+sixteen slices keep it from computing the first stage anew in the second.)
 """
 
 from collections.abc import Callable, Sequence
@@ -25,11 +19,9 @@ Pair = tuple[Tensor, Tensor]
 
 #: Slices that one folding adds up.
 _SLICES = 16
-#: Rows that `staged` adds up one after the other.
-_BLOCK = 512
 
 
-def staged(
+def folded(
     function: Callable[..., Pair],
     tensors: Sequence[Tensor],
     axes: tuple[int, ...],
@@ -38,23 +30,13 @@ def staged(
 
     Args:
         function: Tensors of one shape in, two tensors of that shape out,
-            element by element.
+            float32 or float64, element by element.
         tensors: Its arguments.
-        axes: The axes to sum over, ascending.
+        axes: The axes to sum over, ascending, no two of them neighbours.
 
     Returns:
         Both sums, without the axes.
     """
-    first, second = function(*tensors)
-    return _in_blocks(first, axes), _in_blocks(second, axes)
-
-
-def folded(
-    function: Callable[..., Pair],
-    tensors: Sequence[Tensor],
-    axes: tuple[int, ...],
-) -> Pair:
-    """Likewise, for float32 and float64, to be compiled by XLA."""
 
     def both(*parts: Tensor) -> Tensor:
         return tf.complex(*function(*parts))
@@ -71,6 +53,27 @@ def folded(
     return tf.math.real(total), tf.math.imag(total)
 
 
+def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
+    """Mean over some sixteen evenly spread places along each of the axes.
+
+    Args:
+        x: Any floating dtype.
+        axes: The axes to take the mean over, ascending.
+        dtype: What to compute in.
+
+    Returns:
+        The mean, without the axes; 0 where there are no values.
+    """
+    places = [slice(None)] * len(x.shape)
+    for axis in axes:
+        step = tf.maximum(tf.shape(x)[axis] // _SLICES, 1)
+        places[axis] = slice(None, None, step)
+    sample = tf.cast(x[tuple(places)], dtype)
+    values = tf.reduce_prod(tf.gather(tf.shape(sample), axes))
+    total = tf.reduce_sum(sample, axes)
+    return total / tf.cast(tf.maximum(values, 1), dtype)
+
+
 def _fold(
     function: Callable[..., Tensor], tensors: Sequence[Tensor], axis: int
 ) -> Pair:
@@ -84,18 +87,3 @@ def _fold(
     for k in range(1, _SLICES):
         total += function(*[cut(t, k * size, (k + 1) * size) for t in tensors])
     return total, function(*[cut(t, _SLICES * size) for t in tensors])
-
-
-def _in_blocks(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    first, others = axes[0], axes[1:]
-    if others:
-        x = tf.reduce_sum(x, axis=others, keepdims=True)
-    size = x.shape[first]
-    if first == 0 and (size is None or size > _BLOCK):
-        blocks = tf.shape(x)[0] // _BLOCK
-        shape = tf.concat([[blocks, _BLOCK], tf.shape(x)[1:]], 0)
-        in_blocks = tf.reshape(x[: blocks * _BLOCK], shape)
-        total = tf.reduce_sum(tf.reduce_sum(in_blocks, axis=1), axis=0)
-        total += tf.reduce_sum(x[blocks * _BLOCK :], axis=0)
-        return tf.squeeze(total, [axis - 1 for axis in others])
-    return tf.squeeze(tf.reduce_sum(x, axis=first, keepdims=True), axes)

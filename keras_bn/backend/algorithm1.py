@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalization and its gradient, as expressions of TensorFlow.
+
+Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1. For one feature with the
+`m` values `x_1 .. x_m` of a mini-batch:
+
+    mean  = 1/m sum_i x_i
+    var   = 1/m sum_i (x_i - mean)^2                  (biased)
+    x_hat = (x - mean) / sqrt(var + epsilon)
+    y     = activation(gamma x_hat + beta)
+
+| symbol           | code             | shape   |
+| ---------------- | ---------------- | ------- |
+| mean             | sum of `center`  | feature |
+| var              | `variance`       | feature |
+| 1/sqrt(..)       | `inv_std`        | feature |
+| gamma/sqrt(..)   | `slope`          | feature |
+| x - mean         | `centered`       | as `x`  |
+| gamma x_hat+beta | `z`              | as `x`  |
+| m                | `count`          | feature |
+| dl/dy, dl/dz     | `dy`, `dz`       | as `x`  |
+| dl/dmean         | `dmean`          | feature |
+| dl/dvar          | `dvariance`      | feature |
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_bn.backend import activations, reductions
+
+Tensor = Any  # tf.Tensor is untyped for mypy.
+Center = tuple[Tensor, ...]
+Moments = tuple[Center, Tensor, Tensor]
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    values: Tensor
+    gamma: Tensor
+    beta: Tensor
+    center: Center
+    variance: Tensor
+    count: Tensor
+    mask: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm1:
+    """The paper's Algorithm 1 and its gradient, with everything that is fixed.
+
+    What is subtracted from `x` is kept as one tensor or two, its `center`, as
+    the mean itself may have more digits than its dtype can hold.
+
+    Attributes:
+        axes: The axes that the statistics are taken over, ascending.
+        epsilon: Added to the variance.
+        activation: Name in `activations.BY_NAME`.
+        from_output: Whether the backward pass starts from the output, and not
+            from the input.
+        compiled: Whether the expressions are run by XLA.
+    """
+
+    axes: tuple[int, ...]
+    epsilon: float
+    activation: str
+    from_output: bool
+    compiled: bool
+
+    def moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
+        """Center, biased variance and count of the values of this replica.
+
+        `size` is the number of values of a feature, were there no mask. It is
+        an argument, as XLA would turn a division by a constant into a product
+        and compute that anew for each value.
+        """
+        compute = self._compiled_moments if self.compiled else self._moments
+        return compute(x, size, mask)
+
+    def _moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
+        dtype = statistics_dtype(x)
+        count = size
+        if mask is not None:
+            count = tf.reduce_sum(tf.cast(mask, dtype), self.axes)
+        m = tf.maximum(count, 1.0)
+        wide = _where(mask, tf.cast(x, tf.float64))
+        total = tf.reduce_sum(wide, self.axes)
+        center = (total / tf.cast(m, tf.float64),)
+        square = tf.square(_where(mask, self._centered(x, center)))
+        variance = tf.reduce_sum(square, self.axes) / m
+        return center, tf.cast(variance, dtype), count
+
+    def _compiled_moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
+        """One pass in the precision of `x`, exact where |mean| is large.
+
+        A float32 sum is off by its rounding, which grows with |mean| times the
+        number of values. So something close to the mean, `shift`, is taken off
+        first; the mean of what remains, `rest`, is small and accurate. Then
+        mean = `shift + rest`, and var = mean of (x - shift)^2 - rest^2 loses
+        the digits of rest^2 / var. That is below 1 unless the sample that
+        `shift` is the mean of is unlike all other values.
+        """
+        dtype = statistics_dtype(x)
+        if mask is None:
+            count = size
+            shift = reductions.mean_of_sample(x, self.axes, dtype)
+        else:
+            shift, count = reductions.folded(
+                lambda x, mask: (
+                    _where(mask, tf.cast(x, dtype)),
+                    tf.cast(mask, dtype),
+                ),
+                [x, mask],
+                self.axes,
+            )
+            shift /= tf.maximum(count, 1.0)
+        around = self._expand(shift)
+
+        def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
+            shifted = _where(mask, tf.cast(x, dtype) - around)
+            return shifted, tf.square(shifted)
+
+        tensors = [x] if mask is None else [x, mask]
+        total, square = reductions.folded(powers, tensors, self.axes)
+        m = tf.maximum(count, 1.0)
+        rest = total / m
+        variance = square / m - tf.square(rest)
+        # Not tf.maximum, which may turn NaN into 0 under XLA.
+        variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
+        return (shift, rest), variance, count
+
+    def normalize(
+        self,
+        x: Tensor,
+        center: Center,
+        variance: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+    ) -> Tensor:
+        """The output."""
+        slope = gamma * self._inverse_std(variance)
+        z = self._centered(x, center) * self._expand(slope)
+        z += self._expand(beta)
+        return tf.cast(self._activation.function(z), x.dtype)
+
+    def forward(
+        self, x: Tensor, size: Tensor, gamma: Tensor, beta: Tensor, mask: Any
+    ) -> tuple[Tensor, Center, Tensor, Tensor]:
+        """Output, center, biased variance and count."""
+        center, variance, count = self.moments(x, size, mask)
+        y = self.normalize(x, center, variance, gamma, beta)
+        return y, center, variance, count
+
+    # The backward pass, derived.
+    #
+    # Let c_i = x_i - mean and s = inv_std, so z_i = gamma s c_i + beta and
+    # dz_i = dy_i activation'(z_i). The loss reaches x through z and, where the
+    # statistics themselves are used, through mean and var, whose cotangents
+    # are dmean and dvariance. The paper's chain is
+    #
+    #   dl/dx_hat_i = dz_i gamma
+    #   dl/dvar     = sum_i dl/dx_hat_i c_i (-1/2) s^3           + dvariance
+    #   dl/dmean    = -s sum_i dl/dx_hat_i + dl/dvar (-2/m) sum_i c_i + dmean
+    #   dl/dx_i     = dl/dx_hat_i s + dl/dvar 2 c_i / m + dl/dmean / m
+    #
+    # With sum_i c_i = 0 and the two sums that gamma and beta need anyway,
+    #
+    #   dbeta = sum_i dz_i            dgamma = s sum_i dz_i c_i
+    #
+    # it becomes affine in dz_i and c_i, with three coefficients per feature:
+    #
+    #   dx_i = (gamma s) dz_i
+    #        + ((2 dvariance - gamma s^2 dgamma) / m) c_i
+    #        + (dmean - gamma s dbeta) / m
+    #
+    # exact for every epsilon. A value that a mask leaves out is normalized too
+    # but has no part in mean and var: its dx_i is the first term alone, and
+    # the sums over dz still run over all values. With several replicas the
+    # sums, dmean and dvariance are those of all replicas, but each returns its
+    # own share of dgamma and dbeta, which the optimizer adds up.
+    #
+    # An activation that can be inverted lets the output take the place of the
+    # input: z_i = activation^-1(y_i) and c_i = (z_i - beta) / (gamma s)
+    # (Rota Bulo et al. 2018, arXiv 1712.02616).
+    #
+    # Everything below is plain TensorFlow and nothing is cut off, so
+    # TensorFlow differentiates it again for second order.
+    def parameter_gradients(
+        self, dy: Tensor, saved: Saved
+    ) -> tuple[Tensor, Tensor]:
+        """`dgamma` and `dbeta` of the values of this replica."""
+
+        def terms(dy: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+            dz, centered = self._recovered(dy, saved, values)
+            return dz, dz * centered
+
+        tensors = [dy, saved.values]
+        if self.compiled:
+            dbeta, total = reductions.folded(terms, tensors, self.axes)
+        else:
+            dbeta, total = (
+                tf.reduce_sum(term, self.axes) for term in terms(*tensors)
+            )
+        return self._inverse_std(saved.variance) * total, dbeta
+
+    def input_gradient(
+        self,
+        dy: Tensor,
+        saved: Saved,
+        dgamma: Tensor,
+        dbeta: Tensor,
+        dmean: Tensor,
+        dvariance: Tensor,
+    ) -> Tensor:
+        """`dx`, from the cotangents of all replicas."""
+        inv_std = self._inverse_std(saved.variance)
+        slope = saved.gamma * inv_std
+        m = tf.maximum(saved.count, 1.0)
+        on_centered = (2.0 * dvariance - slope * inv_std * dgamma) / m
+        constant = (dmean - slope * dbeta) / m
+        dz, centered = self._recovered(dy, saved, saved.values)
+        through_statistics = centered * self._expand(on_centered)
+        through_statistics += self._expand(constant)
+        dx = dz * self._expand(slope)
+        dx += _where(saved.mask, through_statistics)
+        return tf.cast(dx, saved.values.dtype)
+
+    def backward(
+        self, dy: Tensor, saved: Saved, dmean: Tensor, dvariance: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`dx`, `dgamma`, `dbeta`."""
+        dgamma, dbeta = self.parameter_gradients(dy, saved)
+        dx = self.input_gradient(dy, saved, dgamma, dbeta, dmean, dvariance)
+        return dx, dgamma, dbeta
+
+    def _recovered(
+        self, dy: Tensor, saved: Saved, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`dz` and `x - mean`, from the input or from the output."""
+        dtype = saved.variance.dtype
+        slope = saved.gamma * self._inverse_std(saved.variance)
+        slope, beta = self._expand(slope), self._expand(saved.beta)
+        if self.from_output:
+            z = self._activation.inverted(tf.cast(values, dtype))
+            centered = (z - beta) / slope
+        else:
+            centered = self._centered(values, saved.center)
+            z = centered * slope + beta
+        return tf.cast(dy, dtype) * self._activation.derivative(z), centered
+
+    def _centered(self, x: Tensor, center: Center) -> Tensor:
+        centered = tf.cast(x, center[0].dtype)
+        for part in center:
+            centered -= self._expand(part)
+        return tf.cast(centered, statistics_dtype(x))
+
+    def as_center(self, mean: Tensor, dtype: Any) -> Center:
+        """A float64 mean in the form that `_centered` takes."""
+        if not self.compiled:
+            return (mean,)
+        shift = tf.cast(mean, dtype)
+        return shift, tf.cast(mean - tf.cast(shift, mean.dtype), dtype)
+
+    def _inverse_std(self, variance: Tensor) -> Tensor:
+        # tf.constant, as a cast would send epsilon through float32.
+        return tf.math.rsqrt(
+            variance + tf.constant(self.epsilon, variance.dtype)
+        )
+
+    def _expand(self, feature: Tensor) -> Tensor:
+        return expand(feature, self.axes)
+
+    @property
+    def _activation(self) -> activations.Activation:
+        return activations.BY_NAME[self.activation]
+
+
+def statistics_dtype(x: Tensor) -> Any:
+    """float64 for float64, float32 for everything narrower."""
+    return tf.float64 if x.dtype == tf.float64 else tf.float32
+
+
+def expand(feature: Tensor, axes: Sequence[int]) -> Tensor:
+    """Makes a feature-shaped tensor broadcast against one with these axes."""
+    if axes[0] == 0 and axes[-1] == len(axes) - 1:
+        return feature
+    for axis in axes:
+        feature = tf.expand_dims(feature, axis)
+    return feature
+
+
+def _where(mask: Any, x: Tensor) -> Tensor:
+    """`x` with 0 where the mask leaves values out, whatever they are."""
+    return x if mask is None else tf.where(mask, x, tf.zeros([], x.dtype))
