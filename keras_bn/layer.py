@@ -511,4 +511,11 @@ def _aligned_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
             f"mask.shape={tuple(mask.shape)}, "
             f"inputs.shape={tuple(inputs.shape)}"
         )
+    for size, whole in zip(mask.shape, inputs.shape, strict=False):
+        if None not in (size, whole) and size not in (1, whole):
+            raise ValueError(
+                "mask must broadcast to the input without its last axis. "
+                f"Received: mask.shape={tuple(mask.shape)}, "
+                f"inputs.shape={tuple(inputs.shape)}"
+            )
     return keras.ops.cast(keras.ops.expand_dims(mask, -1), "bool")
