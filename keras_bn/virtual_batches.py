@@ -28,13 +28,17 @@ def split(x: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
         `x` as `[ceil(N / size), size, ...]` and the mask, in a shape that
         broadcasts to it; `None` where nothing is left out.
     """
-    examples = x.shape[0]
-    if mask is None and (examples is None or examples % size):
-        mask = keras.ops.ones(
-            [keras.ops.shape(x)[0], *[1] * (len(x.shape) - 1)], "bool"
-        )
     parts = _cut(x, size)
-    return parts, None if mask is None else _cut(mask, size)
+    examples = x.shape[0]
+    if mask is None and examples is not None and examples % size == 0:
+        return parts, None
+    counted = keras.ops.ones(
+        [keras.ops.shape(x)[0], *[1] * (len(x.shape) - 1)], "bool"
+    )
+    if mask is not None:
+        # One mask may stand for all examples; padding tells them apart.
+        counted = keras.ops.logical_and(counted, mask)
+    return parts, _cut(counted, size)
 
 
 def join(parts: Tensor, x: Tensor) -> Tensor:
