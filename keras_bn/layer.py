@@ -189,7 +189,8 @@ class BatchNormalization(keras.layers.Layer):
         self.moving_stddev: Any = None
         self.renorm_mean: Any = None
         self.renorm_stddev: Any = None
-        self.updates: Any = None
+        self.mean_updates: Any = None
+        self.variance_updates: Any = None
         self._reduction_axes: tuple[int, ...] = ()
         self._warned = False
 
@@ -274,7 +275,12 @@ class BatchNormalization(keras.layers.Layer):
                 "renorm_stddev", shape, root
             )
         if self.moving_average == "cumulative":
-            self.updates = self._add_statistic("updates", (), "zeros")
+            self.mean_updates = self._add_statistic(
+                "mean_updates", shape, "zeros"
+            )
+            self.variance_updates = self._add_statistic(
+                "variance_updates", shape, "zeros"
+            )
 
     def _add_statistic(
         self, name: str, shape: tuple[int | None, ...], initializer: Any
@@ -391,11 +397,19 @@ class BatchNormalization(keras.layers.Layer):
         )
 
     def _follow(self, batch: _Batch) -> None:
-        self._move(self.moving_mean, batch.mean, batch.count)
-        self._move(self.moving_variance, batch.variance, batch.count, least=2)
-        if self.updates is not None:
-            seen = keras.ops.max(batch.count) > 0
-            self.updates.assign_add(keras.ops.cast(seen, self.updates.dtype))
+        self._move(
+            self.moving_mean,
+            batch.mean,
+            batch.count,
+            updates=self.mean_updates,
+        )
+        self._move(
+            self.moving_variance,
+            batch.variance,
+            batch.count,
+            least=2,
+            updates=self.variance_updates,
+        )
 
     def _follow_for_renorm(self, batch: _Batch) -> None:
         """As Keras: the deviation is averaged, the variance derived from it."""
@@ -419,17 +433,17 @@ class BatchNormalization(keras.layers.Layer):
         *,
         momentum: float | None = None,
         least: int = 1,
+        updates: Any = None,
     ) -> None:
         old = keras.ops.convert_to_tensor(moving)
         usable = moving_averages.usable(value, count, least=least)
         value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
-        if self.updates is None:
+        if updates is None:
             momentum = self.momentum if momentum is None else momentum
             new = moving_averages.exponential(old, value, momentum=momentum)
         else:
-            new = moving_averages.cumulative(
-                old, value, updates=self.updates.value
-            )
+            new = moving_averages.cumulative(old, value, updates=updates.value)
+            updates.assign_add(keras.ops.cast(usable, updates.dtype))
         moving.assign(new)
 
     def _mind_single_values(

@@ -36,7 +36,7 @@ def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
     Args:
         moving: The mean of the earlier values, any shape and floating dtype.
         value: The new value, same shape and dtype.
-        updates: How many earlier values there are, a scalar of that dtype; at
+        updates: How many earlier values there are, same shape and dtype; at
             0 the mean starts from `value`, whatever `moving` is.
 
     Returns:
