@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the layer's arguments: the rule in words, then what came."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 
 def fraction(name: str, value: float) -> float:
@@ -11,6 +14,18 @@ def fraction(name: str, value: float) -> float:
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1]. Received: {name}={value}")
     return number
+
+
+def integers(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
+    """`value` in plain integers; raises `ValueError` if it is anything else."""
+    try:
+        if np.ndim(value) == 0:
+            return operator.index(value)  # type: ignore[arg-type]
+        return tuple(map(operator.index, value))  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(
+            f"{name} must be an integer or several. Received: {name}={value}"
+        ) from None
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -80,7 +80,8 @@ class BatchNormalization(keras.layers.Layer):
         activation: Keras activation applied to the output, or `None`.
         single_value: What to do in training where a feature has one value
             only: `"warn"` once, or `"error"`. Where the batch size is not
-            known before the graph runs, there is no warning.
+            known before the graph runs, or other replicas add to it, there is
+            no warning.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Attributes:
@@ -136,7 +137,7 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.axis = axis if isinstance(axis, int) else tuple(axis)
+        self.axis = arguments.integers("axis", axis)
         self.momentum = arguments.fraction("momentum", momentum)
         self.epsilon = ops.checked_epsilon(epsilon)
         self.center = bool(center)
@@ -339,8 +340,9 @@ class BatchNormalization(keras.layers.Layer):
         self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any
     ) -> _Batch:
         """Normalizes with the statistics of the batch, or virtual batches."""
-        if self.virtual_batch_size is not None:
-            return self._normalize_virtual_batches(x, mask, gamma, beta)
+        size = self.virtual_batch_size
+        if size is not None:
+            return self._normalize_virtual_batches(x, mask, gamma, beta, size)
         outputs, mean, variance, count = ops.counted_batch_norm(
             x,
             gamma,
@@ -353,10 +355,10 @@ class BatchNormalization(keras.layers.Layer):
         return _Batch(outputs, mean, self._estimate(variance, count), count)
 
     def _normalize_virtual_batches(
-        self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any
+        self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any, size: int
     ) -> _Batch:
         """Likewise; the statistics to follow are pooled over them."""
-        parts, mask = virtual_batches.split(x, mask, self.virtual_batch_size)
+        parts, mask = virtual_batches.split(x, mask, size)
         outputs, mean, variance, count = ops.counted_batch_norm(
             parts,
             gamma,
@@ -387,7 +389,7 @@ class BatchNormalization(keras.layers.Layer):
             self.renorm_mean.value,
             # Not below what epsilon alone gives, early in training.
             keras.ops.maximum(self.renorm_stddev.value, self.epsilon**0.5),
-            clipping=self.renorm_clipping,
+            clipping=self.renorm_clipping or {},
         )
         return ops.scale_and_shift(
             ops.scale_and_shift(batch.outputs, r, d, axes=self._reduction_axes),
@@ -453,7 +455,10 @@ class BatchNormalization(keras.layers.Layer):
             ops.require_several_values(count)
             return
         sizes = [inputs.shape[axis] for axis in self._reduction_axes]
-        if self._warned or mask is not None or sizes != [1] * len(sizes):
+        if self.virtual_batch_size == 1:
+            sizes[0] = 1
+        unknown = mask is not None or self.synchronized
+        if self._warned or unknown or sizes != [1] * len(sizes):
             return
         self._warned = True
         warnings.warn(
@@ -491,6 +496,9 @@ class BatchNormalization(keras.layers.Layer):
             **super().get_config(),
             **{name: getattr(self, name) for name in plain},
         }
+        if self.renorm_clipping is not None:
+            # Keras wraps dictionaries that are attributes.
+            config["renorm_clipping"] = dict(self.renorm_clipping)
         for kind, serialize, owners in (
             (
                 "initializer",
