@@ -372,7 +372,7 @@ class BatchNormalization(keras.layers.Layer):
             virtual_batches.join(outputs, x),
             virtual_batches.pooled(mean, count),
             virtual_batches.pooled(self._estimate(variance, count), several),
-            virtual_batches.largest(count),
+            virtual_batches.largest(count, mean),
         )
 
     def _estimate(self, variance: Tensor, count: Tensor) -> Tensor:
@@ -421,9 +421,11 @@ class BatchNormalization(keras.layers.Layer):
         self._move(self.renorm_stddev, std, count, momentum=momentum, least=2)
         self._move(self.moving_mean, batch.mean, count)
         self._move(self.moving_stddev, std, count, least=2)
+        derived = keras.ops.square(self.moving_stddev.value) - self.epsilon
+        usable = moving_averages.usable(std, count, least=2)
         self.moving_variance.assign(
-            keras.ops.relu(
-                keras.ops.square(self.moving_stddev.value) - self.epsilon
+            keras.ops.where(
+                usable, keras.ops.relu(derived), self.moving_variance.value
             )
         )
 

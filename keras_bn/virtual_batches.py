@@ -64,16 +64,18 @@ def pooled(statistic: Tensor, count: Tensor) -> Tensor:
     return weighted / keras.ops.maximum(total, 1.0)
 
 
-def largest(count: Tensor) -> Tensor:
+def largest(count: Tensor, statistic: Tensor) -> Tensor:
     """The largest count of a feature over virtual batches.
 
     Args:
         count: A scalar, the same for all, or `[M, *features]`.
+        statistic: `[M, *features]`; `M` is 0 for an empty batch.
 
     Returns:
-        The scalar, or `[*features]`.
+        `[*features]`.
     """
-    return keras.ops.max(count, axis=0) if len(count.shape) else count
+    counts = count * keras.ops.ones_like(statistic)
+    return keras.ops.max(counts, axis=0, initial=0.0)
 
 
 def _cut(x: Tensor, size: int) -> Tensor:
