@@ -11,7 +11,7 @@ LOCK := requirements/dev.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench report dashboard lock clean
+.PHONY: help run test fuzz check format bench report dashboard lock clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,9 @@ run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)  ## Draw 2,000 new examples for the property tests
+	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile=nightly
 
 check: $(READY)  ## Format, lint, types, arrows between packages
 	$(BIN)/ruff format --check .

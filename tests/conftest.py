@@ -8,8 +8,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from keras_bn.data import ArrayDataset
+
+settings.register_profile(
+    "ci", max_examples=200, derandomize=True, deadline=None, database=None
+)
+settings.register_profile(
+    "nightly", max_examples=2000, deadline=None, database=None, print_blob=True
+)
+settings.load_profile("ci")
 
 
 def _data_dir() -> Path:
