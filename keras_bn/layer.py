@@ -26,6 +26,12 @@ class _Batch(NamedTuple):
     variance: Tensor
     count: Tensor
 
+    def usable(self, *, least: int = 1) -> Tensor:
+        """Where a moving average may follow; see `moving_averages.usable`."""
+        return moving_averages.usable(
+            self.mean, self.variance, self.count, least=least
+        )
+
 
 @keras.saving.register_keras_serializable(package="keras_bn")
 class BatchNormalization(keras.layers.Layer):
@@ -399,33 +405,22 @@ class BatchNormalization(keras.layers.Layer):
         )
 
     def _follow(self, batch: _Batch) -> None:
-        self._move(
-            self.moving_mean,
-            batch.mean,
-            batch.count,
-            updates=self.mean_updates,
-        )
-        self._move(
-            self.moving_variance,
-            batch.variance,
-            batch.count,
-            least=2,
-            updates=self.variance_updates,
-        )
+        self._move(self.moving_mean, batch.mean, batch.usable())
+        self._move(self.moving_variance, batch.variance, batch.usable(least=2))
 
     def _follow_for_renorm(self, batch: _Batch) -> None:
         """As Keras: the deviation is averaged, the variance derived from it."""
         std = keras.ops.sqrt(batch.variance + self.epsilon)
-        count, momentum = batch.count, self.renorm_momentum
-        self._move(self.renorm_mean, batch.mean, count, momentum=momentum)
-        self._move(self.renorm_stddev, std, count, momentum=momentum, least=2)
-        self._move(self.moving_mean, batch.mean, count)
-        self._move(self.moving_stddev, std, count, least=2)
+        usable, several = batch.usable(), batch.usable(least=2)
+        momentum = self.renorm_momentum
+        self._move(self.renorm_mean, batch.mean, usable, momentum=momentum)
+        self._move(self.renorm_stddev, std, several, momentum=momentum)
+        self._move(self.moving_mean, batch.mean, usable)
+        self._move(self.moving_stddev, std, several)
         derived = keras.ops.square(self.moving_stddev.value) - self.epsilon
-        usable = moving_averages.usable(std, count, least=2)
         self.moving_variance.assign(
             keras.ops.where(
-                usable, keras.ops.relu(derived), self.moving_variance.value
+                several, keras.ops.relu(derived), self.moving_variance.value
             )
         )
 
@@ -433,15 +428,13 @@ class BatchNormalization(keras.layers.Layer):
         self,
         moving: Any,
         value: Tensor,
-        count: Tensor,
+        usable: Tensor,
         *,
         momentum: float | None = None,
-        least: int = 1,
-        updates: Any = None,
     ) -> None:
-        old = keras.ops.convert_to_tensor(moving)
-        usable = moving_averages.usable(value, count, least=least)
+        old = keras.ops.stop_gradient(moving.value)
         value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
+        updates = self._updates_of(moving)
         if updates is None:
             momentum = self.momentum if momentum is None else momentum
             new = moving_averages.exponential(old, value, momentum=momentum)
@@ -449,6 +442,12 @@ class BatchNormalization(keras.layers.Layer):
             new = moving_averages.cumulative(old, value, updates=updates.value)
             updates.assign_add(keras.ops.cast(usable, updates.dtype))
         moving.assign(new)
+
+    def _updates_of(self, moving: Any) -> Any:
+        """How many batches a cumulative average has taken, or `None`."""
+        if moving is self.moving_mean:
+            return self.mean_updates
+        return self.variance_updates
 
     def _mind_single_values(
         self, inputs: Tensor, mask: Tensor | None, count: Tensor

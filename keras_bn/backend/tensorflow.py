@@ -53,7 +53,7 @@ def batch_norm(
     x = tf.convert_to_tensor(x)
     dtype = statistics_dtype(x)
     feature_axes = [a for a in range(len(x.shape)) if a not in axes]
-    features = tf.gather(tf.shape(x), feature_axes)
+    features = [_size(x, [a]) for a in feature_axes]
     gamma = tf.ones([], dtype) if gamma is None else tf.cast(gamma, dtype)
     beta = tf.zeros([], dtype) if beta is None else tf.cast(beta, dtype)
     gamma = tf.broadcast_to(gamma, features)
