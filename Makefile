@@ -47,8 +47,9 @@ format: $(READY)  ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure speed against the peers
+bench: $(READY)  ## Measure speed and precision against the peers
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.precision
 
 report: $(READY)  ## Draw the figures of the runs in LOGDIR into REPORT
 	$(BIN)/python -m analysis.report --logdir=$(LOGDIR) --output=$(REPORT)
