@@ -36,6 +36,7 @@ VALUES = {
     "moving_average": ["cumulative"],
     "virtual_batch_size": [3],
     "activation": ["relu", keras.activations.gelu, keras.layers.ELU(0.5)],
+    "keeps": ["output"],
     "single_value": ["error"],
     "name": ["other"],
     "dtype": ["float64", "mixed_float16"],
@@ -48,6 +49,7 @@ EXCLUDING = {
         ("renorm", "virtual_batch_size"),
         ("renorm", "moving_average"),
         ("renorm", "moving_variance_estimator"),
+        ("renorm", "keeps"),
     ]
 }
 OPTIONS = {
@@ -56,7 +58,8 @@ OPTIONS = {
     "virtual_batch_size": 2,
     "moving_average": "cumulative",
     "moving_variance_estimator": "unbiased",
-    "activation": "relu",
+    "activation": "elu",
+    "keeps": "output",
 }
 
 
