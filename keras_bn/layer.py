@@ -340,6 +340,7 @@ class BatchNormalization(keras.layers.Layer):
         gamma = self.gamma
         if self.keeps == "output" and gamma is not None:
             gamma = ops.away_from_zero(gamma)
+        activation = self._fused_activation()
         outputs = ops.apply_statistics(
             inputs,
             self.moving_mean,
@@ -348,8 +349,11 @@ class BatchNormalization(keras.layers.Layer):
             self.beta,
             axes=self._reduction_axes,
             epsilon=self.epsilon,
+            activation=activation or "linear",
         )
-        return outputs if self.activation is None else self.activation(outputs)
+        if self.activation is None or activation is not None:
+            return outputs
+        return self.activation(outputs)
 
     def _normalize_and_follow(
         self, inputs: Tensor, mask: Tensor | None

@@ -125,6 +125,7 @@ def apply_statistics(
     *,
     axes: int | Sequence[int],
     epsilon: float = 1e-3,
+    activation: str = "linear",
 ) -> Tensor:
     """Normalizes each feature with given statistics, as at inference.
 
@@ -136,6 +137,7 @@ def apply_statistics(
         beta: Shift, of the feature shape; `None` means 0.
         axes: The axes of `x` that are not features, as in `batch_norm`.
         epsilon: Added to the variance; 0 or more.
+        activation: As in `batch_norm`.
 
     Returns:
         A tensor with the shape and dtype of `x`.
@@ -153,6 +155,7 @@ def apply_statistics(
         beta,
         axes=axes,
         epsilon=checked_epsilon(epsilon),
+        activation=checked_activation(activation, keeps="input"),
     )
 
 

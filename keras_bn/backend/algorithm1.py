@@ -236,6 +236,23 @@ class Algorithm1:
         dx = self.input_gradient(dy, saved, dgamma, dbeta, dmean, dvariance)
         return dx, dgamma, dbeta
 
+    # Where mean and variance are given, as at inference, only the first term
+    # of dx is left, and they have the gradients of the chain above.
+    def input_gradient_of_constants(self, dy: Tensor, saved: Saved) -> Tensor:
+        """`dx` where mean and variance do not depend on `x`."""
+        slope = saved.gamma * self._inverse_std(saved.variance)
+        dz, _ = self._recovered(dy, saved, saved.values)
+        return tf.cast(dz * self._expand(slope), saved.values.dtype)
+
+    def constants_gradient(
+        self, saved: Saved, dgamma: Tensor, dbeta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`dmean` and `dvariance`, likewise."""
+        inv_std = self._inverse_std(saved.variance)
+        dmean = -saved.gamma * inv_std * dbeta
+        dvariance = -0.5 * saved.gamma * tf.square(inv_std) * dgamma
+        return dmean, dvariance
+
     def _recovered(
         self, dy: Tensor, saved: Saved, values: Tensor
     ) -> tuple[Tensor, Tensor]:

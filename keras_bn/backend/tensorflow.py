@@ -51,13 +51,7 @@ def batch_norm(
         the statistics and the feature shape, or none at all.
     """
     x = tf.convert_to_tensor(x)
-    dtype = statistics_dtype(x)
-    feature_axes = [a for a in range(len(x.shape)) if a not in axes]
-    features = [_size(x, [a]) for a in feature_axes]
-    gamma = tf.ones([], dtype) if gamma is None else tf.cast(gamma, dtype)
-    beta = tf.zeros([], dtype) if beta is None else tf.cast(beta, dtype)
-    gamma = tf.broadcast_to(gamma, features)
-    beta = tf.broadcast_to(beta, features)
+    gamma, beta = _parameters(x, gamma, beta, axes)
     if mask is not None:
         mask = tf.broadcast_to(mask, tf.shape(x))
     if keeps == "output":
@@ -85,6 +79,7 @@ class _Run(NamedTuple):
     parameter_gradients: Callable[..., Any]
     input_gradient: Callable[..., Any]
     backward: Callable[..., Any]
+    input_gradient_of_constants: Callable[..., Any]
 
 
 @functools.cache
@@ -244,24 +239,40 @@ def apply_statistics(
     *,
     axes: Sequence[int],
     epsilon: float,
+    activation: str = "linear",
 ) -> Tensor:
-    """Normalizes with given statistics; see `keras_bn.ops`.
-
-    Without batch statistics the map is affine and TensorFlow's own gradient
-    is the paper's.
-    """
-    dtype = statistics_dtype(x)
-    slope = tf.math.rsqrt(
-        tf.cast(variance, dtype) + tf.constant(epsilon, dtype)
+    """Normalizes with given statistics; see `keras_bn.ops`."""
+    x = tf.convert_to_tensor(x)
+    algorithm = Algorithm1(
+        axes=tuple(axes),
+        epsilon=epsilon,
+        activation=activation,
+        from_output=False,
+        compiled=_worth_compiling(x),
     )
-    if gamma is not None:
-        slope = slope * tf.cast(gamma, dtype)
-    # (x - mean) * slope keeps the digits that x * slope - mean * slope loses.
-    y = tf.cast(x, dtype) - expand(tf.cast(mean, dtype), axes)
-    y = y * expand(slope, axes)
-    if beta is not None:
-        y = y + expand(tf.cast(beta, dtype), axes)
-    return tf.cast(y, x.dtype)
+    run = _run(algorithm)
+
+    # Of the backward pass only what is asked for is run in a graph, where
+    # TensorFlow's own gradient of a compiled function is all or nothing.
+    @tf.custom_gradient
+    def normalize(
+        x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor
+    ) -> Any:
+        saved = Saved(x, gamma, beta, (mean,), variance, None, None)
+
+        def gradient(dy: Tensor) -> tuple[Tensor, ...]:
+            kept = tf.nest.map_structure(_identity, saved)
+            dx = run.input_gradient_of_constants(dy, kept)
+            dgamma, dbeta = run.parameter_gradients(dy, kept)
+            dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
+            return dx, dmean, dvariance, dgamma, dbeta
+
+        return run.normalize(x, (mean,), variance, gamma, beta), gradient
+
+    dtype = statistics_dtype(x)
+    gamma, beta = _parameters(x, gamma, beta, axes)
+    mean, variance = tf.cast(mean, dtype), tf.cast(variance, dtype)
+    return normalize(x, mean, variance, gamma, beta)
 
 
 def scale_and_shift(
@@ -303,6 +314,17 @@ def require_several_values(count: Tensor) -> None:
             "training: the variance of a single value is 0"
         ),
     )
+
+
+def _parameters(
+    x: Tensor, gamma: Any, beta: Any, axes: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Gamma and beta of the feature shape, 1 and 0 if there are none."""
+    dtype = statistics_dtype(x)
+    features = [_size(x, [a]) for a in range(len(x.shape)) if a not in axes]
+    gamma = tf.ones([], dtype) if gamma is None else tf.cast(gamma, dtype)
+    beta = tf.zeros([], dtype) if beta is None else tf.cast(beta, dtype)
+    return tf.broadcast_to(gamma, features), tf.broadcast_to(beta, features)
 
 
 def _identity(tensor: Any) -> Any:

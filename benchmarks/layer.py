@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds of one layer: ours against Keras' layer and the fused kernel.
+
+    python -m benchmarks.layer
+
+Each contestant runs ten times within one graph, and every time on what the
+time before left, so that nothing can be left out or taken out of the loop.
+The contestants take turns; medians.
+
+- `ours`, `keras`: the layers, moving averages included; `.. xla`: the same
+  compiled by XLA as a whole;
+- `fused`: TensorFlow's FusedBatchNormV3, with two moving averages;
+- `torch`: torch.nn.functional.batch_norm in a loop of its own, if installed;
+- `copy`: reads the tensor once and writes it once: the floor is two of these
+  forward, and two and a half backward (four and five passes).
+"""
+
+import functools
+import importlib.util
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import keras_bn
+from benchmarks import measure
+
+FLAGS = flags.FLAGS
+Tensor = Any
+
+SHAPES = (
+    (60, 100),
+    (256, 1024),
+    (32, 28, 28, 96),
+    (32, 56, 56, 64),
+    (32, 14, 14, 576),
+    (32, 7, 7, 1024),
+)
+#: Runs of a contestant within one call.
+REPEATS = 10
+#: name, shape, feature axis, dtype policy, activation
+CASES = (
+    *[("float32", shape, -1, "float32", None) for shape in SHAPES],
+    *[("relu", shape, -1, "float32", "relu") for shape in SHAPES],
+    ("channels first", (32, 96, 28, 28), 1, "float32", None),
+    ("mixed_bfloat16", (32, 28, 28, 96), -1, "mixed_bfloat16", None),
+)
+
+
+def fused(
+    gamma: Tensor, beta: Tensor, *, shape: Sequence[int], training: bool
+) -> Callable[[Tensor], Tensor]:
+    """The kernel as a layer; channels last only."""
+    channels = shape[-1]
+    mean = tf.Variable(tf.zeros(channels))
+    variance = tf.Variable(tf.ones(channels))
+
+    def run(x: Tensor) -> Tensor:
+        y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(x, [-1, *[1] * (4 - len(shape)), *shape[1:]]),
+            scale=gamma,
+            offset=beta,
+            mean=tf.constant([]) if training else mean,
+            variance=tf.constant([]) if training else variance,
+            epsilon=1e-3,
+            is_training=training,
+        )
+        if training:
+            mean.assign_sub((mean - batch_mean) * 0.01)
+            variance.assign_sub((variance - batch_variance) * 0.01)
+        return tf.reshape(y, shape)
+
+    return run
+
+
+def layer(
+    make: Callable[..., Any],
+    *,
+    shape: Sequence[int],
+    axis: int,
+    policy: str,
+    training: bool,
+    activation: str | None,
+) -> Callable[[Tensor], Tensor]:
+    """A layer, and an activation within it or after it."""
+    options: dict[str, Any] = {"axis": axis, "dtype": policy}
+    within = make is keras_bn.BatchNormalization
+    if within:
+        options["activation"] = activation
+    built = make(**options)
+    built.build(shape)
+    after = None if within else keras.activations.get(activation)
+
+    def run(x: Tensor) -> Tensor:
+        y = built(x, training=training)
+        return y if after is None else after(y)
+
+    return run
+
+
+def repeated(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    dy: Tensor,
+    *,
+    backward: bool,
+    jit_compile: bool = False,
+) -> Callable[[], object]:
+    """`REPEATS` runs, each on the output and the gradient of the last."""
+
+    def once(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        if not backward:
+            return function(x), dy
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return y, tape.gradient(y, x, output_gradients=dy)
+
+    @tf.function(jit_compile=jit_compile)
+    def run(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        # Both are returned, or XLA would leave the backward pass out.
+        _, x, dy = tf.while_loop(
+            lambda i, *_: i < REPEATS,
+            lambda i, x, dy: (i + 1, *once(x, dy)),
+            [0, x, dy],
+            parallel_iterations=1,
+        )
+        return x, dy
+
+    return lambda: run(x, dy)
+
+
+def torch_layer(
+    x: np.ndarray, dy: np.ndarray, *, backward: bool, training: bool, relu: bool
+) -> Callable[[], object]:
+    """The same in torch; channels last."""
+    import torch
+
+    values = torch.from_numpy(np.moveaxis(x, -1, 1))
+    cotangent = torch.from_numpy(np.moveaxis(dy, -1, 1))
+    module = torch.nn.BatchNorm1d if x.ndim == 2 else torch.nn.BatchNorm2d
+    batch_norm = module(x.shape[-1], eps=1e-3, momentum=0.01)
+    batch_norm.train(training)
+
+    def run() -> None:
+        for _ in range(REPEATS):
+            source = values.detach().requires_grad_(backward)
+            y = batch_norm(source)
+            y = torch.relu(y) if relu else y
+            if backward:
+                y.backward(cotangent)
+
+    return run
+
+
+def contestants(
+    shape: Sequence[int],
+    axis: int,
+    policy: str,
+    activation: str | None,
+    pass_: str,
+) -> dict[str, Callable[[], object]]:
+    """Everything that can run a case."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape, np.float32) for _ in range(2)]
+    dtype = keras.dtype_policies.get(policy).compute_dtype
+    x, dy = (tf.cast(array, dtype) for array in arrays)
+    training, backward = pass_ != "inference", pass_ == "forward+backward"
+    make = functools.partial(
+        layer,
+        shape=shape,
+        axis=axis,
+        policy=policy,
+        training=training,
+        activation=activation,
+    )
+    run = functools.partial(repeated, x=x, dy=dy, backward=backward)
+    ours, theirs = keras_bn.BatchNormalization, keras.layers.BatchNormalization
+    result = {
+        "copy": repeated(tf.negative, x, dy, backward=False),
+        "ours": run(make(ours)),
+        "ours xla": run(make(ours), jit_compile=True),
+        "keras": run(make(theirs)),
+        "keras xla": run(make(theirs), jit_compile=True),
+    }
+    if policy == "float32" and axis == -1:
+        ones, zeros = tf.ones(shape[-1]), tf.zeros(shape[-1])
+        kernel = fused(ones, zeros, shape=shape, training=training)
+        after = keras.activations.get(activation)
+        result["fused"] = run(lambda x: after(kernel(x)))
+        if importlib.util.find_spec("torch"):
+            result["torch"] = torch_layer(
+                *arrays,
+                backward=backward,
+                training=training,
+                relu=activation == "relu",
+            )
+    return result
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive numbers."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints tables, writes the JSON."""
+    results: list[dict[str, Any]] = []
+    for pass_ in ("forward", "forward+backward", "inference"):
+        print(f"\n{pass_}: seconds of ours / seconds of the other")
+        print(f"{'':16}{'shape':20}{'ours, us':>10}{'copies':>8}", end="")
+        columns = ("keras", "keras xla", "ours xla", "fused", "torch")
+        print("".join(f"{name:>11}" for name in columns))
+        for name, shape, axis, policy, activation in CASES:
+            seconds = measure.interleaved(
+                contestants(shape, axis, policy, activation, pass_),
+                rounds=FLAGS.rounds,
+            )
+            ours = seconds["ours"]
+            print(
+                f"{name:16}{shape!s:20}{ours / REPEATS * 1e6:10.0f}"
+                f"{ours / seconds['copy']:8.1f}"
+                + "".join(
+                    f"{ours / seconds[c]:11.2f}" if c in seconds else f"{'':11}"
+                    for c in columns
+                ),
+                flush=True,
+            )
+            results.append(
+                {
+                    "pass": pass_,
+                    "case": name,
+                    "shape": list(shape),
+                    "seconds": {n: s / REPEATS for n, s in seconds.items()},
+                }
+            )
+    for pass_ in ("forward", "forward+backward", "inference"):
+        for case in ("float32", "relu"):
+            for other, ranks in (("keras", (2, 4)), ("fused", (4,))):
+                ratios = [
+                    row["seconds"]["ours"] / row["seconds"][other]
+                    for row in results
+                    if (row["pass"], row["case"]) == (pass_, case)
+                    and len(row["shape"]) in ranks
+                ]
+                print(
+                    f"{pass_}, {case}, {len(ratios)} shapes, ours / {other}: "
+                    f"geometric mean {geometric_mean(ratios):.2f}, "
+                    f"largest {max(ratios):.2f}"
+                )
+    measure.write(FLAGS.output, results)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("rounds", 15, "turns of each", lower_bound=1)
+    flags.DEFINE_string("output", "build/bench/layer.json", "file to write")
+    app.run(main)
