@@ -4,6 +4,13 @@
 from keras_bn import backend as backend  # first: refuses other backends
 from keras_bn import models, ops
 from keras_bn._version import __version__
+from keras_bn.conversion import convert
 from keras_bn.layer import BatchNormalization
 
-__all__ = ["BatchNormalization", "__version__", "models", "ops"]
+__all__ = [
+    "BatchNormalization",
+    "__version__",
+    "convert",
+    "models",
+    "ops",
+]
