@@ -6,11 +6,17 @@ from keras_bn import models, ops
 from keras_bn._version import __version__
 from keras_bn.conversion import convert
 from keras_bn.layer import BatchNormalization
+from keras_bn.population import (
+    PopulationStatistics,
+    estimate_population_statistics,
+)
 
 __all__ = [
     "BatchNormalization",
+    "PopulationStatistics",
     "__version__",
     "convert",
+    "estimate_population_statistics",
     "models",
     "ops",
 ]

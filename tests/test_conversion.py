@@ -123,7 +123,7 @@ def test_a_converted_model_trains_whatever_the_original_was_compiled_with():
     model.compile("adam", lambda y, prediction: (y - prediction) ** 2)
     converted = keras_bn.convert(model)
     assert not converted.compiled
-    converted.compile(keras.optimizers.SGD(0.01), "mse")
+    converted.compile(keras.optimizers.SGD(0.1), "mse")
     x = networks.inputs_of(model, 8)
     losses = converted.fit(x, np.ones((8, 5)), epochs=9, verbose=0).history
     assert losses["loss"][-1] < 0.9 * losses["loss"][0]
