@@ -83,7 +83,8 @@ class Block(layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.dense = [layers.Dense(units), layers.Dense(units)]
-        self.norms = {"first": norm(), "others": [norm(trainable=False)]}
+        others = [norm(name="other_bn", trainable=False)]
+        self.norms = {"first": norm(name="first_bn"), "others": others}
         self.attention = layers.MultiHeadAttention(1, 2)
         self.scale = self.add_weight(shape=(), name="scale")
 
@@ -119,8 +120,8 @@ class Subclassed(keras.Model):
     def __init__(self, norm=layers.BatchNormalization, **kwargs):
         super().__init__(**kwargs)
         self.first = layers.Dense(4)
-        self.norm = norm()
-        self.rest = keras.Sequential([layers.Dense(3), norm()])
+        self.norm = norm(name="first_bn")
+        self.rest = keras.Sequential([layers.Dense(3), norm(name="last_bn")])
 
     def call(self, x, training=None):
         x = self.norm(self.first(x), training=training)
