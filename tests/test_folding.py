@@ -433,7 +433,7 @@ def test_a_folded_model_can_be_saved(make, tmp_path):
 
 def test_a_plan_says_what_becomes_of_each_layer(caplog):
     model = networks.branched()
-    with caplog.at_level(logging.INFO, "keras_bn.folding"):
+    with caplog.at_level(logging.DEBUG, "keras_bn.folding"):
         keras_bn.fold(model)
     assert caplog.messages[0] == "left_bn is folded into left"
     assert caplog.messages[1].startswith("both_bn stays: left_bn (Batch")

@@ -39,9 +39,9 @@ def fold(model: keras.Model) -> keras.Model:
     functional and sequential models, and in such models inside them. One with
     an activation of its own leaves an `Activation` layer of its name.
 
-    A BN layer that cannot be folded stays as it is. The logger
-    `keras_bn.folding` tells what becomes of each (level INFO), and
-    `keras_bn.folding.plan(model).decisions` lists it, with the reasons.
+    A BN layer that cannot be folded stays as it is.
+    `keras_bn.folding.plan(model).decisions` says what becomes of each, and
+    why; so does the logger `keras_bn.folding` (level DEBUG).
 
     Args:
         model: A built model of any kind.
@@ -57,7 +57,7 @@ def fold(model: keras.Model) -> keras.Model:
         raise ValueError(f"model must be built. Received: {model.name}")
     planned = plan(model)
     for decision in planned.decisions:
-        _logger.info("%s", decision)
+        _logger.debug("%s", decision)
     left = {layer: _what_is_left(layer) for layer in planned.folded}
     changed = {x: _changed(x, edits) for x, edits in planned.edits.items()}
     made = {layer: new for layer, (new, _) in changed.items()}
