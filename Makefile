@@ -11,7 +11,7 @@ LOCK := requirements/dev.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench report dashboard lock clean
+.PHONY: help run test fuzz check format bench report dashboard lock clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -34,6 +34,9 @@ run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest
 
+fuzz: $(READY)  ## Draw 2,000 new examples for the property tests
+	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile=nightly
+
 check: $(READY)  ## Format, lint, types, arrows between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,8 +47,9 @@ format: $(READY)  ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure speed against the peers
+bench: $(READY)  ## Measure speed and precision against the peers
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.precision
 
 report: $(READY)  ## Draw the figures of the runs in LOGDIR into REPORT
 	$(BIN)/python -m analysis.report --logdir=$(LOGDIR) --output=$(REPORT)

@@ -26,6 +26,12 @@ class _Batch(NamedTuple):
     variance: Tensor
     count: Tensor
 
+    def usable(self, *, least: int = 1) -> Tensor:
+        """Where a moving average may follow; see `moving_averages.usable`."""
+        return moving_averages.usable(
+            self.mean, self.variance, self.count, least=least
+        )
+
 
 @keras.saving.register_keras_serializable(package="keras_bn")
 class BatchNormalization(keras.layers.Layer):
@@ -77,7 +83,15 @@ class BatchNormalization(keras.layers.Layer):
         virtual_batch_size: Examples of a virtual batch; each is normalized by
             itself (ghost batch normalization, arXiv 1705.08741), the last one
             may be smaller. `None` normalizes the whole batch.
-        activation: Keras activation applied to the output, or `None`.
+        activation: Keras activation applied to the output, or `None`. Those
+            of `keras_bn.ops.fused_activations()` are one operation with the
+            normalization, with one backward pass.
+        keeps: Which tensor training keeps for the backward pass, `"input"` or
+            `"output"`. With `"output"` the input is free as soon as the
+            output is there, which saves up to half of the memory of a network
+            (arXiv 1712.02616). `activation` must have an inverse (`None`,
+            leaky_relu, elu), and a gamma within 1e-3 of 0 is taken as 1e-3 of
+            its sign.
         single_value: What to do in training where a feature has one value
             only: `"warn"` once, or `"error"`. Where the batch size is not
             known before the graph runs, or other replicas add to it, there is
@@ -133,6 +147,7 @@ class BatchNormalization(keras.layers.Layer):
         moving_average: str = "exponential",
         virtual_batch_size: int | None = None,
         activation: Any = None,
+        keeps: str = "input",
         single_value: str = "warn",
         **kwargs: Any,
     ) -> None:
@@ -178,10 +193,16 @@ class BatchNormalization(keras.layers.Layer):
         self.activation = (
             None if activation is None else keras.activations.get(activation)
         )
+        self.keeps = arguments.one_of("keeps", keeps, ("input", "output"))
         self.single_value = arguments.one_of(
             "single_value", single_value, ("warn", "error")
         )
         self._refuse_impossible_combinations()
+        if self.keeps == "output" and self.activation is not None:
+            ops.checked_activation(
+                self._fused_activation() or str(self.activation),
+                keeps=self.keeps,
+            )
         self.supports_masking = True
         self.gamma: Any = None
         self.beta: Any = None
@@ -201,6 +222,7 @@ class BatchNormalization(keras.layers.Layer):
         arguments.excluding(
             {
                 "renorm": self.renorm,
+                "keeps": self.keeps == "output" and "output",
                 "synchronized": self.synchronized,
                 "virtual_batch_size": self.virtual_batch_size,
                 "moving_average": cumulative and "cumulative",
@@ -211,6 +233,8 @@ class BatchNormalization(keras.layers.Layer):
             ("renorm", "virtual_batch_size"),
             ("renorm", "moving_average"),
             ("renorm", "moving_variance_estimator"),
+            # What renorm adds depends on the moving statistics.
+            ("renorm", "keeps"),
         )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -309,64 +333,92 @@ class BatchNormalization(keras.layers.Layer):
         if training and self.trainable:
             outputs = self._normalize_and_follow(inputs, mask)
         else:
-            outputs = ops.apply_statistics(
-                inputs,
-                self.moving_mean,
-                self.moving_variance,
-                self.gamma,
-                self.beta,
-                axes=self._reduction_axes,
-                epsilon=self.epsilon,
-            )
-        outputs = keras.ops.cast(outputs, self.compute_dtype)
+            outputs = self._normalize_as_at_inference(inputs)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def _normalize_as_at_inference(self, inputs: Tensor) -> Tensor:
+        gamma = self.gamma
+        if self.keeps == "output" and gamma is not None:
+            gamma = ops.away_from_zero(gamma)
+        outputs = ops.apply_statistics(
+            inputs,
+            self.moving_mean,
+            self.moving_variance,
+            gamma,
+            self.beta,
+            axes=self._reduction_axes,
+            epsilon=self.epsilon,
+        )
         return outputs if self.activation is None else self.activation(outputs)
 
     def _normalize_and_follow(
         self, inputs: Tensor, mask: Tensor | None
     ) -> Tensor:
         mask = _aligned_mask(mask, inputs)
+        activation = None if self.renorm else self._fused_activation()
         if self.renorm:
             batch = self._normalize(inputs, mask, None, None)
             outputs = self._renormalize(batch)
             self._follow_for_renorm(batch)
         else:
-            batch = self._normalize(inputs, mask, self.gamma, self.beta)
+            batch = self._normalize(
+                inputs,
+                mask,
+                self.gamma,
+                self.beta,
+                activation=activation or "linear",
+                keeps=self.keeps,
+            )
             outputs = batch.outputs
             self._follow(batch)
         self._mind_single_values(inputs, mask, batch.count)
-        return outputs
+        if self.activation is None or activation is not None:
+            return outputs
+        return self.activation(outputs)
+
+    def _fused_activation(self) -> str | None:
+        """The name of an activation that the operation can take over."""
+        name = getattr(self.activation, "__name__", None)
+        if name not in ops.fused_activations():
+            return None
+        its_own = keras.activations.get(name) is self.activation
+        return name if its_own else None
 
     def _normalize(
-        self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        gamma: Any,
+        beta: Any,
+        **options: Any,
     ) -> _Batch:
         """Normalizes with the statistics of the batch, or virtual batches."""
         size = self.virtual_batch_size
-        if size is not None:
-            return self._normalize_virtual_batches(x, mask, gamma, beta, size)
-        outputs, mean, variance, count = ops.counted_batch_norm(
-            x,
-            gamma,
-            beta,
-            axes=self._reduction_axes,
-            epsilon=self.epsilon,
-            mask=mask,
-            synchronized=self.synchronized,
-        )
-        return _Batch(outputs, mean, self._estimate(variance, count), count)
-
-    def _normalize_virtual_batches(
-        self, x: Tensor, mask: Tensor | None, gamma: Any, beta: Any, size: int
-    ) -> _Batch:
-        """Likewise; the statistics to follow are pooled over them."""
+        axes: Sequence[int] = self._reduction_axes
+        if size is None:
+            outputs, mean, variance, count = ops.counted_batch_norm(
+                x,
+                gamma,
+                beta,
+                axes=axes,
+                epsilon=self.epsilon,
+                mask=mask,
+                synchronized=self.synchronized,
+                **options,
+            )
+            variance = self._estimate(variance, count)
+            return _Batch(outputs, mean, variance, count)
         parts, mask = virtual_batches.split(x, mask, size)
         outputs, mean, variance, count = ops.counted_batch_norm(
             parts,
             gamma,
             beta,
-            axes=[axis + 1 for axis in self._reduction_axes],
+            axes=[axis + 1 for axis in axes],
             epsilon=self.epsilon,
             mask=mask,
+            **options,
         )
+        # The statistics to follow are pooled over the virtual batches.
         several = count * keras.ops.cast(count > 1, count.dtype)
         return _Batch(
             virtual_batches.join(outputs, x),
@@ -399,33 +451,22 @@ class BatchNormalization(keras.layers.Layer):
         )
 
     def _follow(self, batch: _Batch) -> None:
-        self._move(
-            self.moving_mean,
-            batch.mean,
-            batch.count,
-            updates=self.mean_updates,
-        )
-        self._move(
-            self.moving_variance,
-            batch.variance,
-            batch.count,
-            least=2,
-            updates=self.variance_updates,
-        )
+        self._move(self.moving_mean, batch.mean, batch.usable())
+        self._move(self.moving_variance, batch.variance, batch.usable(least=2))
 
     def _follow_for_renorm(self, batch: _Batch) -> None:
         """As Keras: the deviation is averaged, the variance derived from it."""
         std = keras.ops.sqrt(batch.variance + self.epsilon)
-        count, momentum = batch.count, self.renorm_momentum
-        self._move(self.renorm_mean, batch.mean, count, momentum=momentum)
-        self._move(self.renorm_stddev, std, count, momentum=momentum, least=2)
-        self._move(self.moving_mean, batch.mean, count)
-        self._move(self.moving_stddev, std, count, least=2)
+        usable, several = batch.usable(), batch.usable(least=2)
+        momentum = self.renorm_momentum
+        self._move(self.renorm_mean, batch.mean, usable, momentum=momentum)
+        self._move(self.renorm_stddev, std, several, momentum=momentum)
+        self._move(self.moving_mean, batch.mean, usable)
+        self._move(self.moving_stddev, std, several)
         derived = keras.ops.square(self.moving_stddev.value) - self.epsilon
-        usable = moving_averages.usable(std, count, least=2)
         self.moving_variance.assign(
             keras.ops.where(
-                usable, keras.ops.relu(derived), self.moving_variance.value
+                several, keras.ops.relu(derived), self.moving_variance.value
             )
         )
 
@@ -433,15 +474,13 @@ class BatchNormalization(keras.layers.Layer):
         self,
         moving: Any,
         value: Tensor,
-        count: Tensor,
+        usable: Tensor,
         *,
         momentum: float | None = None,
-        least: int = 1,
-        updates: Any = None,
     ) -> None:
-        old = keras.ops.convert_to_tensor(moving)
-        usable = moving_averages.usable(value, count, least=least)
+        old = keras.ops.stop_gradient(moving.value)
         value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
+        updates = self._updates_of(moving)
         if updates is None:
             momentum = self.momentum if momentum is None else momentum
             new = moving_averages.exponential(old, value, momentum=momentum)
@@ -449,6 +488,12 @@ class BatchNormalization(keras.layers.Layer):
             new = moving_averages.cumulative(old, value, updates=updates.value)
             updates.assign_add(keras.ops.cast(usable, updates.dtype))
         moving.assign(new)
+
+    def _updates_of(self, moving: Any) -> Any:
+        """How many batches a cumulative average has taken, or `None`."""
+        if moving is self.moving_mean:
+            return self.mean_updates
+        return self.variance_updates
 
     def _mind_single_values(
         self, inputs: Tensor, mask: Tensor | None, count: Tensor
@@ -492,6 +537,7 @@ class BatchNormalization(keras.layers.Layer):
             "moving_variance_estimator",
             "moving_average",
             "virtual_batch_size",
+            "keeps",
             "single_value",
         )
         config = {

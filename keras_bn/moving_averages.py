@@ -45,16 +45,22 @@ def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
     return moving + (value - moving) / (updates + 1.0)
 
 
-def usable(value: Tensor, count: Tensor, *, least: int = 1) -> Tensor:
+def usable(
+    mean: Tensor, variance: Tensor, count: Tensor, *, least: int = 1
+) -> Tensor:
     """Which features have statistics that a moving average may follow.
 
     Args:
-        value: A statistic, of the feature shape.
+        mean: Mean of a batch, of the feature shape.
+        variance: Variance or standard deviation of the batch, likewise.
         count: Number of values behind it, a scalar or of the feature shape.
         least: Values that the statistic needs: 2 for a variance, which is 0
             for a single value whatever the distribution.
 
     Returns:
-        Boolean, of the feature shape: finite, and of enough values.
+        Boolean, of the feature shape: the second moment is finite, and there
+        are enough values.
     """
-    return keras.ops.logical_and(keras.ops.isfinite(value), count >= least)
+    second_moment = variance + keras.ops.square(mean)
+    finite = keras.ops.isfinite(second_moment)
+    return keras.ops.logical_and(finite, count >= least)

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_bn.backend import activations
 from keras_bn.backend import tensorflow as backend
 
 Tensor = Any
@@ -24,6 +25,8 @@ def batch_norm(
     epsilon: float = 1e-3,
     mask: Tensor | None = None,
     synchronized: bool = False,
+    activation: str = "linear",
+    keeps: str = "input",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalizes each feature with the statistics of this batch.
 
@@ -46,6 +49,12 @@ def batch_norm(
             statistics. All are normalized.
         synchronized: Whether the statistics are those of all replicas of a
             `tf.distribute` strategy.
+        activation: Applied to the result as part of the same operation; one
+            of `fused_activations()`.
+        keeps: Which tensor the backward pass starts from, `"input"` or
+            `"output"`. With `"output"` the input is free once the result is
+            there (arXiv 1712.02616), the activation must have an inverse, and
+            a gamma within 1e-3 of 0 is taken as 1e-3 of its sign.
 
     Returns:
         `(y, batch_mean, batch_variance)`: `y` with the shape and dtype of
@@ -54,7 +63,8 @@ def batch_norm(
 
     Raises:
         ValueError: If `axes` is empty, repeated or out of range, `epsilon` is
-            negative, or `x` is not floating point.
+            negative, `x` is not floating point, `activation` is not one of
+            those, or has no inverse where `keeps` is `"output"`.
     """
     y, mean, variance, _ = counted_batch_norm(
         x,
@@ -64,6 +74,8 @@ def batch_norm(
         epsilon=epsilon,
         mask=mask,
         synchronized=synchronized,
+        activation=activation,
+        keeps=keeps,
     )
     return y, mean, variance
 
@@ -77,6 +89,8 @@ def counted_batch_norm(
     epsilon: float,
     mask: Tensor | None = None,
     synchronized: bool = False,
+    activation: str = "linear",
+    keeps: str = "input",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`batch_norm`, with the number of values behind each statistic.
 
@@ -97,6 +111,8 @@ def counted_batch_norm(
         epsilon=checked_epsilon(epsilon),
         mask=mask,
         synchronized=synchronized,
+        activation=checked_activation(activation, keeps=keeps),
+        keeps=keeps,
     )
 
 
@@ -172,6 +188,39 @@ def require_several_values(count: Tensor) -> None:
         tensorflow.errors.InvalidArgumentError: When it runs, not under XLA.
     """
     backend.require_several_values(count)
+
+
+def fused_activations(*, invertible: bool = False) -> tuple[str, ...]:
+    """Names of the activations that are computed with the normalization.
+
+    Args:
+        invertible: Only those that `keeps="output"` can take.
+    """
+    return tuple(
+        name
+        for name, activation in activations.BY_NAME.items()
+        if activation.inverse is not None or not invertible
+    )
+
+
+def away_from_zero(gamma: Tensor) -> Tensor:
+    """The gamma that `keeps="output"` normalizes with, and its gradient."""
+    return backend.away_from_zero(gamma)
+
+
+def checked_activation(activation: str, *, keeps: str) -> str:
+    """`activation`; raises `ValueError` as `batch_norm` says."""
+    if keeps not in ("input", "output"):
+        raise ValueError(
+            f"keeps must be one of input, output. Received: keeps={keeps}"
+        )
+    allowed = fused_activations(invertible=keeps == "output")
+    if activation not in allowed:
+        raise ValueError(
+            f"activation must be one of {', '.join(allowed)} where "
+            f"keeps={keeps!r}. Received: activation={activation}"
+        )
+    return activation
 
 
 def canonical_axes(

@@ -8,8 +8,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
+from keras_bn.backend import tensorflow as tensorflow_backend
 from keras_bn.data import ArrayDataset
+
+settings.register_profile(
+    "ci", max_examples=200, derandomize=True, deadline=None, database=None
+)
+settings.register_profile(
+    "nightly", max_examples=2000, deadline=None, database=None, print_blob=True
+)
+settings.load_profile("ci")
+
+
+@pytest.fixture
+def as_large(monkeypatch):
+    """Runs small batches as large ones are run: compiled by XLA."""
+    monkeypatch.setattr(tensorflow_backend, "_WORTH_COMPILING", 0)
 
 
 def _data_dir() -> Path:

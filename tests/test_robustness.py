@@ -81,10 +81,6 @@ def test_one_bad_feature_leaves_the_others_as_they_are(bad, option, mode):
     for name, want in layers.statistics(twin).items():
         got = layers.statistics(layer)[name][others]
         np.testing.assert_allclose(got, want[others], rtol=1e-6)
-    if np.isfinite(bad):
-        # The mean can follow; the square of 1e30 is not a float32.
-        for name in ("moving_mean", "renorm_mean", "mean_updates"):
-            before.pop(name, None)
     for name, value in before.items():
         now = layers.statistics(layer)[name]
         np.testing.assert_array_equal(now[1], value[1], name)
@@ -115,7 +111,7 @@ def test_a_model_outlives_a_bad_batch(mode):
 
 
 @runs
-@pytest.mark.parametrize("value", [0.0, 3.0, 1e4, -1e20])
+@pytest.mark.parametrize("value", [0.0, 3.0, 1e4, -1e18])
 def test_zero_variance_gives_beta_and_finite_gradients(value, option, mode):
     layer = layer_with(option, (None, 3))
     if option == "renorm":

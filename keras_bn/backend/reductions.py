@@ -71,7 +71,10 @@ def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     sample = tf.cast(x[tuple(places)], dtype)
     values = tf.reduce_prod(tf.gather(tf.shape(sample), axes))
     total = tf.reduce_sum(sample, axes)
-    return total / tf.cast(tf.maximum(values, 1), dtype)
+    mean = total / tf.cast(tf.maximum(values, 1), dtype)
+    # Slices with a step of unknown size leave even the rank open.
+    features = [a for a in range(len(x.shape)) if a not in axes]
+    return tf.ensure_shape(mean, [x.shape[a] for a in features])
 
 
 def _fold(

@@ -42,7 +42,7 @@ def batch_norm(
     mask: Tensor | None = None,
     synchronized: bool = False,
     activation: str = "linear",
-    saves: str = "input",
+    keeps: str = "input",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalizes with the batch's own statistics; see `keras_bn.ops`.
 
@@ -53,22 +53,20 @@ def batch_norm(
     x = tf.convert_to_tensor(x)
     dtype = statistics_dtype(x)
     feature_axes = [a for a in range(len(x.shape)) if a not in axes]
-    features = tf.gather(tf.shape(x), feature_axes)
+    features = [_size(x, [a]) for a in feature_axes]
     gamma = tf.ones([], dtype) if gamma is None else tf.cast(gamma, dtype)
     beta = tf.zeros([], dtype) if beta is None else tf.cast(beta, dtype)
     gamma = tf.broadcast_to(gamma, features)
     beta = tf.broadcast_to(beta, features)
     if mask is not None:
         mask = tf.broadcast_to(mask, tf.shape(x))
-    if saves == "output":
-        # A plain gradient for gamma, so that it can leave what is too close
-        # to 0.
-        gamma += tf.stop_gradient(_away_from_zero(gamma) - gamma)
+    if keeps == "output":
+        gamma = away_from_zero(gamma)
     algorithm = Algorithm1(
         axes=tuple(axes),
         epsilon=epsilon,
         activation=activation,
-        from_output=saves == "output",
+        from_output=keeps == "output",
         compiled=_worth_compiling(x),
     )
     return _with_gradient(
@@ -283,6 +281,18 @@ def scale_and_shift(
     return tf.cast(y, x.dtype)
 
 
+def away_from_zero(gamma: Tensor) -> Tensor:
+    """`gamma`, but at least `_LEAST_GAMMA` in magnitude; see `keras_bn.ops`.
+
+    Its gradient is that of `gamma` itself, so that gamma can leave 0.
+    """
+    gamma = tf.convert_to_tensor(gamma)
+    least = tf.constant(_LEAST_GAMMA, gamma.dtype)
+    nearest = tf.where(gamma < 0.0, -least, least)
+    away = tf.where(tf.abs(gamma) < least, nearest, gamma)
+    return gamma + tf.stop_gradient(away - gamma)
+
+
 def require_several_values(count: Tensor) -> None:
     """Fails where a feature has a single value, unless XLA compiles it."""
     tf.debugging.assert_none_equal(
@@ -292,13 +302,6 @@ def require_several_values(count: Tensor) -> None:
             "batch normalization needs more than one value per feature in "
             "training: the variance of a single value is 0"
         ),
-    )
-
-
-def _away_from_zero(gamma: Tensor) -> Tensor:
-    least = tf.constant(_LEAST_GAMMA, gamma.dtype)
-    return tf.where(
-        tf.abs(gamma) < least, tf.where(gamma < 0.0, -least, least), gamma
     )
 
 

@@ -5,15 +5,18 @@ Nothing is broadcast: a tensor becomes a table with one column per feature and
 one row per value, and virtual batches are blocks of its rows.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Step(NamedTuple):
-    """Outputs and gradients as the input, all else one entry per feature."""
+    """`y`, `x_hat`, `dx` as the input, all else one entry per feature."""
 
     y: np.ndarray
+    x_hat: np.ndarray
+    inv_std: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
     count: np.ndarray
@@ -37,8 +40,8 @@ def step(
     """Normalizes, and differentiates `sum(y * dy)`.
 
     `mask` broadcasts against `x`. The statistics are those to follow: pooled
-    over virtual batches, with `1/(m-1)` if `unbiased`; `count` is the largest
-    of a virtual batch.
+    over virtual batches, with `1/(m-1)` if `unbiased`; `count` and `inv_std`
+    are the largest of a virtual batch.
     """
     x = np.asarray(x, np.float64)
     counted = np.broadcast_to(True if mask is None else mask, x.shape)
@@ -49,18 +52,23 @@ def step(
         np.broadcast_to(np.asarray(w, np.float64), features).reshape(-1)
         for w in (gamma, beta)
     )
-    rows = len(table) or 1
+    rows = len(table)
     if virtual_batch_size is not None:
-        rows = virtual_batch_size * (len(table) // x.shape[0])
+        # The batch is the first axis; values of an example stay together.
+        rows = virtual_batch_size * math.prod(x.shape[a] for a in axes[1:])
     blocks = [
         _block(*(t[i : i + rows] for t in (table, counted, dy)), gamma, beta,
                epsilon, unbiased)
-        for i in range(0, max(len(table), 1), rows)
+        for i in range(0, max(len(table), 1), max(rows, 1))
     ]  # fmt: skip
     counts = np.stack([block.count for block in blocks])
     several = np.where(counts > 1, counts, 0.0)
     return Step(
         y=restored(np.concatenate([b.y for b in blocks]), x.shape, axes),
+        x_hat=restored(
+            np.concatenate([b.x_hat for b in blocks]), x.shape, axes
+        ),
+        inv_std=np.max([b.inv_std for b in blocks], axis=0).reshape(features),
         mean=_pooled([b.mean for b in blocks], counts).reshape(features),
         variance=_pooled([b.variance for b in blocks], several).reshape(
             features
@@ -95,12 +103,37 @@ def _block(x, counted, dy, gamma, beta, epsilon, unbiased):
     estimate = variance * m / np.maximum(m - 1, 1) if unbiased else variance
     return Step(
         y=gamma * x_hat + beta,
+        x_hat=x_hat,
+        inv_std=1.0 / std,
         mean=mean,
         variance=estimate,
         count=m,
         dx=dx_hat / std + np.where(counted, through_statistics, 0.0),
         dgamma=(dy * x_hat).sum(0),
         dbeta=dy.sum(0),
+    )
+
+
+def inference_step(x, mean, variance, gamma, beta, *, axes, epsilon, dy):
+    """The affine map with given statistics, and its gradients."""
+    table, dy = columns(x, axes), columns(dy, axes)
+    shape = np.shape(mean)
+    mean, variance, gamma, beta = (
+        np.broadcast_to(np.asarray(a, np.float64), shape).reshape(-1)
+        for a in (mean, variance, gamma, beta)
+    )
+    inv_std = 1.0 / np.sqrt(variance + epsilon)
+    x_hat = (table - mean) * inv_std
+    return Step(
+        y=restored(gamma * x_hat + beta, x.shape, axes),
+        x_hat=restored(x_hat, x.shape, axes),
+        inv_std=inv_std.reshape(shape),
+        mean=mean.reshape(shape),
+        variance=variance.reshape(shape),
+        count=np.zeros(shape),
+        dx=restored(dy * gamma * inv_std, x.shape, axes),
+        dgamma=(dy * x_hat).sum(0).reshape(shape),
+        dbeta=dy.sum(0).reshape(shape),
     )
 
 

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Error of a normalized batch against float64: ours and its peers.
+
+    python -m benchmarks.precision --output=docs/results/precision.json
+
+Every contestant normalizes the same values, of standard deviation 1 around a
+mean and rounded to its dtype, in training mode. The error is the largest
+absolute difference of an output from what NumPy gives in float64 for the same
+rounded values. `rounding` is what the best possible contestant would have: the
+exact output, rounded to the dtype.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from numpy.typing import NDArray
+
+from benchmarks import measure
+from keras_bn import BatchNormalization
+
+FLAGS = flags.FLAGS
+
+Array = NDArray[Any]
+Normalize = Callable[[Any], Any]
+
+EPSILON = 1e-3
+MEANS = (0.0, 10.0, 1e2, 1e3, 1e4, 1e5)
+DTYPES = ("float32", "float16", "bfloat16")
+MODES = ("eager", "graph", "xla")
+#: Values per feature: `[N, H, W]`. There are 4 features.
+SHAPES = {
+    100: (4, 5, 5),
+    1024: (4, 16, 16),
+    16_384: (16, 32, 32),
+    131_072: (32, 64, 64),
+    524_288: (32, 128, 128),
+    1_048_576: (64, 128, 128),
+}
+FEATURES = 4
+
+
+def inputs(values: int, mean: float, dtype: str, *, seed: int = 0) -> Array:
+    """Normal values `[N, H, W, C]` with standard deviation 1, rounded."""
+    rng = np.random.default_rng(seed)
+    exact = rng.normal(mean, 1.0, (*SHAPES[values], FEATURES))
+    return keras.ops.convert_to_numpy(keras.ops.cast(exact, dtype))
+
+
+def exact(x: Array) -> Array:
+    """Batch normalization over all axes but the last, in float64."""
+    wide = x.astype(np.float64)
+    axes = tuple(range(x.ndim - 1))
+    centered = wide - wide.mean(axes)
+    return centered / np.sqrt(np.square(centered).mean(axes) + EPSILON)
+
+
+def contestants(dtype: str) -> dict[str, Normalize]:
+    """Training-mode batch normalization of `[..., C]`, by name."""
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+
+    def layer(make: Callable[..., Any]) -> Normalize:
+        normalize = make(epsilon=EPSILON, dtype=policy)
+        normalize.build((None, None, None, FEATURES))
+        return lambda x: normalize(x, training=True)
+
+    def fused(x: Any) -> Any:
+        ones, zeros = tf.ones([FEATURES]), tf.zeros([FEATURES])
+        return tf.compat.v1.nn.fused_batch_norm(
+            x, ones, zeros, epsilon=EPSILON, is_training=True
+        )[0]
+
+    return {
+        "ours": layer(BatchNormalization),
+        "keras": layer(keras.layers.BatchNormalization),
+        "fused": fused,
+    }
+
+
+def compiled(function: Normalize, mode: str) -> Normalize:
+    """The function run eagerly, as a graph, or compiled by XLA."""
+    if mode == "eager":
+        return function
+    return tf.function(function, jit_compile=mode == "xla")
+
+
+def error(y: Any, expected: Array) -> float:
+    """Largest absolute difference; NaN where an output is not a number."""
+    wide = keras.ops.convert_to_numpy(keras.ops.cast(y, "float64"))
+    return float(np.abs(wide - expected).max())
+
+
+def rows(
+    values: Iterable[int],
+    means: Sequence[float],
+    dtypes: Iterable[str],
+    modes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """Measures each combination; one row each, with all errors by name."""
+    for dtype in dtypes:
+        functions = {
+            mode: {
+                name: compiled(function, mode)
+                for name, function in contestants(dtype).items()
+            }
+            for mode in modes
+        }
+        for count in values:
+            for mean in means:
+                x = inputs(count, mean, dtype)
+                if not np.isfinite(x.astype(np.float32)).all():
+                    continue  # The dtype has no such numbers.
+                expected, tensor = exact(x), tf.constant(x)
+                shared = {
+                    "rounding": error(expected.astype(x.dtype), expected),
+                    **_torch(x, expected),
+                }
+                for mode in modes:
+                    errors = {
+                        name: error(normalize(tensor), expected)
+                        for name, normalize in functions[mode].items()
+                    }
+                    yield {
+                        "dtype": dtype,
+                        "values": count,
+                        "mean": mean,
+                        "mode": mode,
+                        "errors": _finite({**errors, **shared}),
+                    }
+
+
+def table(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: one line per dtype, values and mean; `eager / graph / xla`."""
+    groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    for row in measured:
+        key = row["dtype"], row["values"], row["mean"]
+        groups.setdefault(key, {})[row["mode"]] = row["errors"]
+    names = list(measured[0]["errors"])
+    lines = [
+        f"| dtype | values | mean | {' | '.join(names)} |",
+        f"|{' --- |' * (3 + len(names))}",
+    ]
+    for (dtype, values, mean), by_mode in groups.items():
+        cells = []
+        for name in names:
+            figures = [_figure(errors[name]) for errors in by_mode.values()]
+            same = len(set(figures)) == 1
+            cells.append(figures[0] if same else " / ".join(figures))
+        lines.append(
+            f"| {dtype} | {values:,} | {mean:g} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.0e}"
+
+
+def _finite(errors: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {n: e if math.isfinite(e) else None for n, e in errors.items()}
+
+
+def _torch(x: Array, expected: Array) -> dict[str, float]:
+    """PyTorch's error, where it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import torch
+
+    channels_first = np.moveaxis(x.astype(np.float32), -1, 1).copy()
+    y = torch.nn.functional.batch_norm(
+        torch.from_numpy(channels_first).to(getattr(torch, x.dtype.name)),
+        None,
+        None,
+        training=True,
+        eps=EPSILON,
+    )
+    return {"torch": error(np.moveaxis(y.float().numpy(), 1, -1), expected)}
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints a table, writes the JSON."""
+    measured = list(rows(SHAPES, MEANS, FLAGS.dtypes, MODES))
+    print(table(measured))
+    measure.write(FLAGS.output, measured)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_enum("dtypes", list(DTYPES), DTYPES, "which to measure")
+    flags.DEFINE_string("output", "build/bench/precision.json", "file to write")
+    app.run(main)

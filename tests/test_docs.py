@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+NAMED = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def functions(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    return {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+    for file, name in NAMED.findall(page.read_text("utf-8")):
+        assert name in functions(ROOT / file), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_links_to_exists(page):
+    for target in LINK.findall(page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_each_thing_said_of_our_layer_names_its_test():
+    text = (ROOT / "docs" / "features.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    unheld = [row for row in rows if not NAMED.search(row)]
+    said = {row.split("|")[2].strip() for row in unheld}
+    # Headers, rules, and what the layer does not do.
+    headers = {"ours", "held by", "how it fails", "---"}
+    assert said - headers <= {"no"}
+    assert len(rows) - len(unheld) > 30

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output error against float64, where others lose every digit."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_bn
+from benchmarks import measure, precision
+from tests import layers
+
+#: Layouts of values per feature: shape and the axes of the values.
+LAYOUTS = {
+    "rows-16k": ((16_384, 4), (0,)),
+    "rows-524k": ((524_288, 4), (0,)),
+    "maps-16k": ((16, 32, 32, 4), (0, 1, 2)),
+    "maps-524k": ((32, 128, 128, 4), (0, 1, 2)),
+    "channels_first-524k": ((32, 4, 128, 128), (0, 2, 3)),
+    "features_first-524k": ((4, 524_288), (1,)),
+    "odd-sizes": ((31, 77, 129, 3), (0, 1, 2)),
+}
+
+
+def exact(x, axes):
+    wide = x.astype(np.float64)
+    centered = wide - wide.mean(axes, keepdims=True)
+    variance = np.square(centered).mean(axes, keepdims=True)
+    return centered / np.sqrt(variance + precision.EPSILON)
+
+
+@pytest.mark.parametrize("mode", layers.MODES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_float32_at_a_mean_of_10000(layout, mode):
+    """At most 1e-4; Keras' layer: 1e-2 for 16k values, 6 for 524k."""
+    shape, axes = LAYOUTS[layout]
+    rng = np.random.default_rng(0)
+    x = rng.normal(1e4, 1.0, shape).astype(np.float32)
+    normalize = layers.compiled(
+        lambda x: keras_bn.ops.batch_norm(
+            x, axes=axes, epsilon=precision.EPSILON
+        )[0],
+        mode,
+    )
+    y = normalize(tf.constant(x))
+    assert np.abs(y - exact(x, axes)).max() <= 1e-4
+
+
+@pytest.mark.parametrize("mode", layers.MODES)
+@pytest.mark.parametrize("dtype", precision.DTYPES)
+def test_the_layer_is_as_exact_as_its_dtype(dtype, mode):
+    """Whatever the mean; beside the rounding of the output there is no more
+    than 1e-5 of float32 arithmetic."""
+    for row in precision.rows(
+        [1024, 131_072], precision.MEANS, [dtype], [mode]
+    ):
+        ours, rounding = row["errors"]["ours"], row["errors"]["rounding"]
+        assert ours <= 1.01 * rounding + 1e-5, row
+
+
+def test_the_oracle_of_the_benchmark_is_exact():
+    x = precision.inputs(1024, 1e3, "float32")
+    assert precision.error(precision.exact(x), exact(x, (0, 1, 2))) == 0.0
+    assert x.shape == (4, 16, 16, 4)
+    assert x.mean() == pytest.approx(1e3, abs=0.1)
+
+
+def test_the_benchmark_prints_a_table_and_writes_json(tmp_path):
+    measured = list(precision.rows([100], [0.0, 1e5], ["float16"], ["eager"]))
+    assert [row["mean"] for row in measured] == [0.0]  # 1e5 overflows.
+    measured[0]["errors"]["keras"] = None
+    header, _, line = precision.table(measured).splitlines()
+    assert header.startswith("| dtype | values | mean | ours | keras | fused")
+    assert line.startswith("| float16 | 100 | 0 | ")
+    assert " | not finite | " in line
+    measure.write(tmp_path / "precision.json", measured)
+    written = json.loads((tmp_path / "precision.json").read_text())
+    assert written["results"] == measured
