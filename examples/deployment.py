@@ -7,6 +7,7 @@
 docs/deployment.md goes through it and shows what it prints.
 """
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def train(data: Images, steps: int) -> keras.Model:
         .repeat()
         .batch(64)
     )
-    model.fit(batches, steps_per_epoch=steps, verbose=0)
+    model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
     return model
 
 
@@ -75,7 +76,6 @@ def compare(
     batch, image = data.x_test[:64], data.x_test[:1]
     expected = model.predict(batch, verbose=0)
     for name, each in models.items():
-        each.save(folder / f"{name}.keras")
         lite[name] = export(each, folder / f"{name}.tflite")
         logits = {
             "keras": each.predict(batch, verbose=0),
@@ -86,13 +86,14 @@ def compare(
         figures[name] = {
             "bn_layers": len(structure.batch_normalizations(each)),
             "parameters": each.count_params(),
-            "keras_bytes": (folder / f"{name}.keras").stat().st_size,
             "litert_bytes": (folder / f"{name}.tflite").stat().st_size,
             "litert_operations": len(lite[name]._get_ops_details()),
-            "accuracy": accuracy(each, data),
-            "largest_difference": {
-                kind: float(np.abs(value - expected).max())
-                for kind, value in logits.items()
+            "accuracy": round(accuracy(each, data), 4),
+            **{
+                f"difference_{kind}": round(
+                    float(np.abs(x - expected).max()), 9
+                )
+                for kind, x in logits.items()
             },
         }
     return {"models": figures, "seconds": speed(models, lite, batch, image)}
@@ -102,21 +103,23 @@ def speed(
     models: dict[str, keras.Model], lite: dict[str, Any], batch: Any, image: Any
 ) -> dict[str, dict[str, float]]:
     """Median seconds, the two networks taking turns."""
-    compiled = {
-        name: tf.function(lambda x, each=each: each(x, training=False))
+    in_keras = {
+        name: functools.partial(_predict, tf.function(each), tf.constant(batch))
         for name, each in models.items()
     }
-    batch = tf.constant(batch)
+    in_litert = {
+        name: functools.partial(run, each, image) for name, each in lite.items()
+    }
     return {
-        "keras, 64 images": measure.interleaved(
-            {n: lambda n=n: compiled[n](batch).numpy() for n in models},
-            rounds=FLAGS.rounds,
-        ),
+        "keras, 64 images": measure.interleaved(in_keras, rounds=FLAGS.rounds),
         "litert, 1 image": measure.interleaved(
-            {n: lambda n=n: run(lite[n], image) for n in models},
-            rounds=20 * FLAGS.rounds,
+            in_litert, rounds=20 * FLAGS.rounds
         ),
     }
+
+
+def _predict(model: Any, batch: Any) -> Any:
+    return model(batch, training=False).numpy()
 
 
 def main(_: list[str]) -> None:
@@ -147,14 +150,13 @@ def report(results: dict[str, Any]) -> None:
         figure = results[f"accuracy_with_{name}"]
         print(f"accuracy with {name.replace('_', ' ')}: {figure:.4f}")
     before, after = results["models"].values()
-    for name in before:
-        print(f"{name}: {before[name]} -> {after[name]}")
+    rows = {name: (before[name], after[name]) for name in before}
     for name, seconds in results["seconds"].items():
         first, second = seconds.values()
-        print(
-            f"{name}: {first * 1e3:.3f} ms -> {second * 1e3:.3f} ms, "
-            f"ratio {second / first:.2f}"
-        )
+        rows[f"seconds, {name}"] = f"{first:.3g}", f"{second:.3g}"
+    print(f"{'':26}{'as trained':>14}{'folded':>14}")
+    for name, (first, second) in rows.items():
+        print(f"{name:26}{first!s:>14}{second!s:>14}")
 
 
 if __name__ == "__main__":
