@@ -42,24 +42,23 @@ def load(data_dir: str | None) -> Images:
 
 
 def network(image_shape: tuple[int, ...]) -> keras.Model:
-    """Convolutions of three kinds, each `ReLU(BN(W x))`; returns logits."""
+    """Convolutions of several kinds, `ReLU(BN(W x))`; returns logits."""
     image = keras.Input(image_shape, name="image")
-    x = _normalized(layers.Conv2D(32, 3, **_OPTIONS), "conv1")(image)
-    left = _normalized(layers.Conv2D(32, 1, **_OPTIONS), "left")(x)
-    right = _normalized(layers.SeparableConv2D(32, 3, **_OPTIONS), "right")(x)
+    options: dict[str, Any] = {"padding": "same", "use_bias": False}
+    x = layers.Conv2D(32, 3, name="conv1", **options)(image)
+    x = _activated(x, "conv1")
+    left = layers.Conv2D(32, 1, name="left", **options)(x)
+    right = layers.SeparableConv2D(32, 3, name="right", **options)(x)
     x = layers.Concatenate(name="both")([left, right])
-    x = layers.MaxPooling2D(name="pool")(x)
-    x = _normalized(layers.DepthwiseConv2D(3, **_OPTIONS), "depthwise")(x)
-    x = _normalized(layers.Conv2D(64, 3, **_OPTIONS), "conv2")(x)
-    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    x = layers.MaxPooling2D(name="pool")(_activated(x, "both"))
+    x = layers.DepthwiseConv2D(3, name="depthwise", **options)(x)
+    x = _activated(x, "depthwise")
+    x = layers.Conv2D(64, 3, name="conv2", **options)(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(_activated(x, "conv2"))
     x = layers.Dropout(0.2, name="dropout")(x)
     return keras.Model(image, layers.Dense(10, name="logits")(x), name="digits")
 
 
-_OPTIONS: dict[str, Any] = {"padding": "same", "use_bias": False}
-
-
-def _normalized(linear: Any, name: str) -> Any:
-    norm = keras_bn.BatchNormalization(name=f"{name}_bn")
-    relu = layers.ReLU(name=f"{name}_relu")
-    return lambda x: relu(norm(linear(x)))
+def _activated(x: Any, name: str) -> Any:
+    x = keras_bn.BatchNormalization(name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
