@@ -106,11 +106,12 @@ class Transfer:
         return accuracy(self.model, self.target)
 
     def estimated(
-        self, count: int = COUNTS[-1], layers: Sequence[str] | None = None
+        self, count: int | None = None, layers: Sequence[str] | None = None
     ) -> float:
         """With statistics of some images of the target, in some layers."""
         self._restart()
-        estimate(self.model, self.target.x_train[:count], layers)
+        x = self.target.x_train[: count or COUNTS[-1]]
+        estimate(self.model, x, layers)
         return accuracy(self.model, self.target)
 
     def tuned(self, statistics: str) -> float:

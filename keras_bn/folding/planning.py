@@ -206,7 +206,7 @@ class _Planner:
         layer = call.layer
         if layer in self.folded:
             return activation(layer) is None
-        if isinstance(layer, layers.Activation):
+        if type(layer) is layers.Activation:
             return layer.activation is keras.activations.linear
         return type(layer) in _IDENTITIES and not call.training
 
