@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -300,6 +303,40 @@ def test_an_activation_of_the_layer_is_applied():
     y, *_ = batch_norm.forward(values, 1.0, 0.0, (0,), 1e-3)
     expected = reference.exact([np.maximum(y, 0)], (0,))
     assert_statistics(model.get_layer("second"), expected)
+
+
+TWO_REPLICAS = """
+import tensorflow as tf
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+devices = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, devices)
+
+import keras
+import numpy as np
+import keras_bn
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x = np.random.default_rng(0).normal(3000.0, 1.0, (64, 5))
+with strategy.scope():
+    model = keras.Sequential([keras.Input((5,)), keras_bn.BatchNormalization()])
+estimate = keras_bn.estimate_population_statistics
+estimate(model, x, pooling="exact", verbose=0)
+expected = x.astype(np.float32).var(0, dtype=np.float64)
+np.testing.assert_allclose(model.layers[0].moving_variance, expected, 1e-5)
+with strategy.scope():
+    try:
+        estimate(model, x)
+    except ValueError as error:
+        assert str(error).endswith("Received: one with 2 replicas"), error
+    else:
+        raise AssertionError("replicas would pool their share only")
+"""
+
+
+@pytest.mark.slow
+def test_a_replicated_model_is_estimated_outside_the_scope():
+    subprocess.run([sys.executable, "-c", TWO_REPLICAS], check=True)
 
 
 def test_progress_is_shown(capsys):
