@@ -50,6 +50,7 @@ format: $(READY)  ## Rewrite the code in the house format
 bench: $(READY)  ## Measure speed and precision against the peers
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.folding --architectures=MobileNetV2,ResNet50,DenseNet121,NASNetMobile
 
 report: $(READY)  ## Draw the figures of the runs in LOGDIR into REPORT
 	$(BIN)/python -m analysis.report --logdir=$(LOGDIR) --output=$(REPORT)

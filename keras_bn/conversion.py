@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Swaps Keras' batch normalization for ours in any model, and back."""
+
+import inspect
+from typing import Any
+
+import keras
+
+from keras_bn import arguments, structure
+from keras_bn.layer import BatchNormalization
+
+Layer = Any  # keras.layers.Layer is untyped for mypy.
+
+_CLASSES = {
+    "keras_bn": BatchNormalization,
+    "keras": keras.layers.BatchNormalization,
+}
+_OUR_OPTIONS = tuple(
+    parameter
+    for parameter in inspect.signature(BatchNormalization).parameters.values()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
+
+
+def convert(
+    model: keras.Model, *, to: str = "keras_bn", **layer_options: Any
+) -> keras.Model:
+    """Copies a model with its BN layers made anew, as ours or as Keras'.
+
+    Weights, statistics, configuration, names, `trainable` and sharing carry
+    over, so that predictions stay the same. Nested models are entered, and so
+    are layers that hold BN layers in their attributes.
+
+    Args:
+        model: A built model of any kind.
+        to: `"keras_bn"` or `"keras"`: the class that every BN layer gets.
+        **layer_options: Arguments of that class, in place of the layers' own,
+            such as `virtual_batch_size=32`. Weights are carried over by name.
+
+    Returns:
+        A new model, not compiled; `model` is untouched.
+
+    Raises:
+        ValueError: If `to` is neither, the model is not built, or a layer
+            uses an option that Keras' class lacks; give that option its
+            default in `layer_options` to drop it.
+    """
+    made_by = _CLASSES[arguments.one_of("to", to, tuple(_CLASSES))]
+    if not model.built:
+        raise ValueError(f"model must be built. Received: {model.name}")
+    replacements = {
+        layer: made_by.from_config(_config(layer, made_by, layer_options))
+        for layer in structure.batch_normalizations(model)
+    }
+    converted = structure.copy_model(model, replacements)
+    for old, new in replacements.items():
+        _carry_over(old, new)
+    return converted
+
+
+def _config(
+    layer: Layer, made_by: type[Layer], options: dict[str, Any]
+) -> dict[str, Any]:
+    config = {**layer.get_config(), **options}
+    if made_by is keras.layers.BatchNormalization:
+        _drop_our_options(layer, config)
+    return config
+
+
+def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
+    axis = config["axis"]
+    if isinstance(axis, tuple | list) and len(axis) == 1:
+        config["axis"] = axis[0]
+    refused = {} if isinstance(config["axis"], int) else {"axis": axis}
+    for option in _OUR_OPTIONS:
+        value = config.pop(option.name, option.default)
+        if value != option.default:
+            refused[option.name] = value
+    for name, value in refused.items():
+        raise ValueError(
+            f"keras.layers.BatchNormalization allows no such {name}. "
+            f"Received: {name}={value} in layer {layer.name}"
+        )
+
+
+def _carry_over(old: Layer, new: Layer) -> None:
+    weights = {weight.name: weight for weight in old.weights}
+    for weight in new.weights:
+        if weight.name in weights:
+            weight.assign(weights[weight.name])
+    new.trainable = old.trainable

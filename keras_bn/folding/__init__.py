@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folds frozen BN layers into the linear layers beside them.
+
+At inference a BN layer is a fixed affine map per feature, and one more linear
+map behind or before a linear layer makes another linear layer (Ioffe & Szegedy
+2015, arXiv 1502.03167, section 3.1): the network that is deployed needs none.
+
+    python -m keras_bn.folding in.keras out.keras
+"""
+
+import logging
+from typing import Any
+
+import keras
+
+from keras_bn import structure
+from keras_bn.folding.planning import (
+    Decision,
+    Edit,
+    Plan,
+    activation,
+    linear,
+    plan,
+)
+
+__all__ = ["Decision", "Plan", "fold", "plan"]
+
+Layer = Any  # keras.layers.Layer is untyped for mypy.
+
+_logger = logging.getLogger(__name__)
+
+
+def fold(model: keras.Model) -> keras.Model:
+    """Copies a model for inference, with every BN layer folded that can be.
+
+    A BN layer disappears into the linear layer before it (Dense, Conv1D, 2D,
+    3D and their transposes, DepthwiseConv, SeparableConv, EinsumDense), into
+    all of them if they are concatenated, or else into those behind it. In
+    functional and sequential models, and in such models inside them. One with
+    an activation of its own leaves an `Activation` layer of its name.
+
+    A BN layer that cannot be folded stays as it is.
+    `keras_bn.folding.plan(model).decisions` says what becomes of each, and
+    why; so does the logger `keras_bn.folding` (level DEBUG).
+
+    Args:
+        model: A built model of any kind.
+
+    Returns:
+        A new model, not compiled, with the same predictions up to rounding;
+        the names of layers stay. `model` is untouched.
+
+    Raises:
+        ValueError: If the model is not built.
+    """
+    if not model.built:
+        raise ValueError(f"model must be built. Received: {model.name}")
+    planned = plan(model)
+    for decision in planned.decisions:
+        _logger.debug("%s", decision)
+    left = {layer: _what_is_left(layer) for layer in planned.folded}
+    changed = {x: _changed(x, edits) for x, edits in planned.edits.items()}
+    made = {layer: new for layer, (new, _) in changed.items()}
+    folded = structure.copy_model(model, {**left, **made})
+    for new, weights in changed.values():
+        new.set_weights(weights)
+    return folded
+
+
+def _what_is_left(norm: Layer) -> Layer | None:
+    """What takes the place of a BN layer that is folded."""
+    if activation(norm) is None:
+        return None
+    return keras.layers.Activation(
+        activation(norm), name=norm.name, dtype=norm.dtype_policy
+    )
+
+
+def _changed(layer: Layer, edits: list[Edit]) -> tuple[Layer, list[Any]]:
+    """A layer that has taken maps in, not built yet, and its weights."""
+    taken = linear(layer)
+    for edit in edits:
+        if edit.behind:
+            taken.take_behind(edit.affine)
+        else:
+            taken.take_before(edit.affine)
+    made = type(layer).from_config(taken.config())
+    return made, [w.astype(layer.variable_dtype) for w in taken.weights()]

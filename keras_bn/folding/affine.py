@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The affine map that a frozen BN layer is (section 3.1 of the paper)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_bn import ops
+
+Layer = Any  # keras.layers.Layer is untyped for mypy.
+Array = NDArray[np.float64]
+
+
+class Blocked(Exception):  # noqa: N818, a finding and no error
+    """Why a map cannot be folded; the message says what is in the way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """`slope * x + shift` per feature.
+
+    Attributes:
+        rank: Rank of `x`.
+        axes: The feature axes of `x`, ascending, in `[0, rank - 1]`.
+        slope: `[*features]`.
+        shift: `[*features]`.
+    """
+
+    rank: int
+    axes: tuple[int, ...]
+    slope: Array
+    shift: Array
+
+    @classmethod
+    def of(cls, layer: Layer, rank: int) -> "Affine":
+        """What a BN layer does at inference, its activation aside.
+
+        `gamma / sqrt(Var[x] + epsilon) x + (beta - gamma E[x] / sqrt(...))`
+        """
+
+        def double(weight: Any) -> Array:
+            return np.asarray(weight, np.float64)
+
+        slope = 1.0 / np.sqrt(double(layer.moving_variance) + layer.epsilon)
+        if layer.gamma is not None:
+            slope = slope * double(layer.gamma)
+        shift = -double(layer.moving_mean) * slope
+        if layer.beta is not None:
+            shift = shift + double(layer.beta)
+        axes = ops.canonical_axes(layer.axis, rank, name="axis")
+        return cls(rank, axes, slope, shift)
+
+    def parts(self, axis: int, sizes: Sequence[int | None]) -> list["Affine"]:
+        """The maps of the pieces of `x` that an axis is cut into.
+
+        Args:
+            axis: The axis, in `[0, rank - 1]`.
+            sizes: Of the pieces; not needed if it is no feature axis.
+        """
+        if axis not in self.axes:
+            return [self] * len(sizes)
+        at = self.axes.index(axis)
+        ends = np.cumsum([size or 0 for size in sizes])[:-1]
+        return [
+            Affine(self.rank, self.axes, slope, shift)
+            for slope, shift in zip(
+                np.split(self.slope, ends, at),
+                np.split(self.shift, ends, at),
+                strict=True,
+            )
+        ]

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Population statistics of a trained model: Algorithm 2 of the paper.
+
+Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 2: with the weights fixed,
+the network of training runs over many mini-batches, and the statistics that
+inference uses are estimated from those of the batches. Two ways to pool them:
+
+- `"paper"`: with mean and biased variance of each batch `B` of `m` values,
+
+      E[x]   = mean_B(mean_B)
+      Var[x] = mean_B(m / (m - 1) variance_B)
+
+- `"exact"`: mean and biased variance (`1/n`) of all values that the pass
+  brought, as if they had been one batch (Wu & Johnson 2021, arXiv 2105.07576;
+  merged as in Chan, Golub & LeVeque 1979):
+
+      E[x]   = sum_B m_B mean_B / n,    n = sum_B m_B
+      Var[x] = sum_B m_B (variance_B + (mean_B - E[x])^2) / n
+
+Both are weighted means, `"paper"` with weight 1 for every batch, and differ in
+the spread of the batches' means, which `"exact"` adds. All of it is float64.
+
+**What a deeper layer sees.** There is one pass over the data for all layers,
+so while it runs a layer that is estimated normalizes each batch with that
+batch's own statistics, as in training. Every other layer runs in inference
+mode: dropout is off, and BN layers that are not estimated use the statistics
+they have. A batch with a single value per feature cannot be normalized with
+its own; it is with the statistics that the layer has.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_bn import arguments, ops, structure
+
+Layer = Any  # keras.layers.Layer is untyped for mypy.
+Tensor = Any
+
+POOLINGS = ("paper", "exact")
+
+
+def estimate_population_statistics(
+    model: keras.Model,
+    dataset: Any,
+    *,
+    steps: int | None = None,
+    pooling: str = "paper",
+    layers: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    verbose: int | str = "auto",
+) -> list[str]:
+    """Sets the moving statistics of BN layers to those of a data set.
+
+    One pass over the data for all layers, ours or Keras', nested, shared or
+    frozen. Nothing else of the model changes: neither weights nor optimizer,
+    metrics, random seeds or states of other layers. The statistics are set
+    after the pass; if it fails, the model is as it was. See the module for
+    what is computed.
+
+    Ghost batches (`virtual_batch_size`) and renormalization are left aside:
+    batches are normalized whole.
+
+    Args:
+        model: A built model of any kind.
+        dataset: What `model.predict` takes: an array `[N, ...]` or a
+            structure of them, or a `tf.data.Dataset`, `PyDataset`, data
+            loader or generator of batches, as `x`, `(x, y)` or `(x, y,
+            sample_weight)`. Labels and weights are not used.
+        steps: Batches to take; `None` takes all.
+        pooling: `"paper"` or `"exact"`.
+        layers: Names of the BN layers to estimate; `None` takes all, frozen
+            ones too. The others keep their statistics and normalize with
+            them.
+        batch_size: Examples of a batch where `dataset` holds arrays; `None`
+            means 32, as in Keras.
+        verbose: Progress bar, as in `model.predict`.
+
+    Returns:
+        The names of the layers whose statistics were set.
+
+    Raises:
+        ValueError: If an argument is out of range; the model has no such
+            layer or is not built; the data are empty; statistics are not
+            finite or rest on no batch, where `"paper"` needs one with several
+            values per feature; or it is called within the scope of a strategy
+            with several replicas.
+    """
+    chosen = _chosen(model, layers)
+    run = _Pass(model, chosen, arguments.one_of("pooling", pooling, POOLINGS))
+    return run.estimate(dataset, steps, batch_size, verbose)
+
+
+class PopulationStatistics(keras.callbacks.Callback):
+    """Estimates population statistics before each validation.
+
+    What is validated is then the network of Algorithm 2, not one with moving
+    averages that lag behind. The estimated statistics stay: what a checkpoint
+    saves after the validation is what was validated. Training does not notice,
+    as it normalizes with the batch's own, and the moving averages go on from
+    better values.
+
+    Args:
+        dataset: As in `estimate_population_statistics`, and such that it can
+            be run through again and again.
+        steps: Batches to take before each validation; `None` takes all.
+        pooling: `"paper"` or `"exact"`.
+        layers: Names of the BN layers to estimate; `None` takes those that
+            train: the others were trained around the statistics they have.
+        batch_size: Examples of a batch where `dataset` holds arrays.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        steps: int | None = None,
+        pooling: str = "paper",
+        layers: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.steps = steps
+        self.pooling = arguments.one_of("pooling", pooling, POOLINGS)
+        self.layers = layers
+        self.batch_size = batch_size
+        self._pass: _Pass | None = None
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Called by Keras where a validation begins."""
+        del logs
+        chosen = _chosen(
+            self.model, self.layers, frozen=self.layers is not None
+        )
+        # A pass is compiled once and serves as long as it fits.
+        if self._pass is None or self._pass.estimated != chosen:
+            self._pass = _Pass(self.model, chosen, self.pooling)
+        self._pass.estimate(self.dataset, self.steps, self.batch_size, 0)
+
+
+class Statistics(NamedTuple):
+    """Statistics, and how much stands behind them.
+
+    Attributes:
+        weight: Number of values, or of batches in a pool for `"paper"`; a
+            scalar or of the feature shape.
+        mean: `[*features]`.
+        variance: `[*features]`.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def of_batch(batch: Statistics, pooling: str) -> Statistics:
+    """What a batch brings into the pool.
+
+    Args:
+        batch: Its number of values, mean and biased variance.
+        pooling: `"paper"` or `"exact"`.
+    """
+    if pooling == "exact":
+        return batch
+    count, mean, variance = batch
+    # A single value has no variance to expect anything from.
+    several = keras.ops.cast(count > 1, count.dtype)
+    unbiased = variance * count / keras.ops.maximum(count - 1, 1)
+    return Statistics(several, mean, unbiased)
+
+
+def merge(a: Statistics, b: Statistics, pooling: str) -> Statistics:
+    """The statistics of the batches behind `a` and of those behind `b`."""
+    weight = a.weight + b.weight
+    share = b.weight / keras.ops.maximum(weight, 1)
+    apart = b.mean - a.mean
+    variance = a.variance + share * (b.variance - a.variance)
+    if pooling == "exact":
+        variance += share * (1 - share) * keras.ops.square(apart)
+    return Statistics(weight, a.mean + share * apart, variance)
+
+
+class _Pass(keras.Model):
+    """A pass over data, which Keras compiles, feeds and shows progress of."""
+
+    def __init__(
+        self, network: keras.Model, layers: Sequence[Layer], pooling: str
+    ) -> None:
+        super().__init__()
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "population statistics must be estimated outside the scope "
+                f"of a strategy. Received: one with {replicas} replicas"
+            )
+        self.network = network
+        self.estimated = list(layers)
+        self._pooling = pooling
+        self._pools = [
+            Statistics(*(_zeros(layer) for _ in Statistics._fields))
+            for layer in layers
+        ]
+
+    def estimate(
+        self,
+        dataset: Any,
+        steps: int | None,
+        batch_size: int | None,
+        verbose: int | str,
+    ) -> list[str]:
+        """Runs and sets the statistics; the names of layers that it set."""
+        for variable in keras.tree.flatten(self._pools):
+            variable.assign(keras.ops.zeros_like(variable))
+        with warnings.catch_warnings():
+            if steps is None:  # A generator's end is then no surprise.
+                warnings.filterwarnings("ignore", "Your input ran out of data")
+            try:
+                self.predict(dataset, batch_size, verbose=verbose, steps=steps)
+            except UnboundLocalError as error:  # Keras, where no batch came.
+                raise ValueError(
+                    "dataset must have a batch. Received: an empty one"
+                ) from error
+        found = [
+            (layer, _checked(layer, pooled))
+            for layer, pooled in zip(self.estimated, self._pools, strict=True)
+        ]
+        for layer, (_, mean, variance) in found:
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(variance)
+            if layer.renorm:
+                # From which the next step of training derives the variance.
+                layer.moving_stddev.assign((variance + layer.epsilon) ** 0.5)
+        return [layer.name for layer, _ in found]
+
+    def predict_step(self, data: Any) -> Tensor:
+        """Pools the statistics of a batch."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        network = self.network
+        batches: list[tuple[Layer, Statistics]] = []
+        with _listening(self.estimated, batches):
+            # Whatever else the layers would change stays as it is.
+            network.stateless_call(
+                [variable.value for variable in network.trainable_variables],
+                [v.value for v in network.non_trainable_variables],
+                x,
+                training=False,
+            )
+        for layer, batch in batches:
+            pooled = self._pools[self.estimated.index(layer)]
+            merged = merge(
+                pooled, of_batch(batch, self._pooling), self._pooling
+            )
+            for variable, value in zip(pooled, merged, strict=True):
+                variable.assign(value)
+        return keras.ops.zeros([1])
+
+
+def _zeros(layer: Layer) -> keras.Variable:
+    zeros = keras.ops.zeros(layer.moving_mean.shape, "float64")
+    return keras.Variable(zeros, dtype="float64", trainable=False)
+
+
+def _checked(layer: Layer, pooled: Statistics) -> Statistics:
+    weight, mean, variance = (np.asarray(variable) for variable in pooled)
+    if not weight.all():
+        raise ValueError(
+            "statistics need a batch with several values per feature, for "
+            f'"exact" with one. Received: none for layer {layer.name}'
+        )
+    if not (np.isfinite(mean) & np.isfinite(variance)).all():
+        raise ValueError(
+            "statistics must be finite. Received: "
+            f"NaN or infinity among the inputs of layer {layer.name}"
+        )
+    return Statistics(weight, mean, variance)
+
+
+@contextlib.contextmanager
+def _listening(
+    layers: Sequence[Layer], batches: list[tuple[Layer, Statistics]]
+) -> Iterator[None]:
+    """While it lasts, these layers normalize with the batch's statistics."""
+
+    def listen(layer: Layer) -> None:
+        def call(
+            inputs: Tensor, training: Any = None, mask: Tensor | None = None
+        ) -> Tensor:
+            del training
+            outputs, batch = _normalize(layer, inputs, mask)
+            batches.append((layer, batch))
+            return outputs
+
+        # Past Keras' attribute tracking, which this is no business of.
+        object.__setattr__(layer, "call", call)
+
+    try:
+        for layer in layers:
+            listen(layer)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("call", None)
+
+
+def _normalize(
+    layer: Layer, inputs: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Statistics]:
+    """What the layer makes of a batch in training, and its statistics."""
+    x = keras.ops.cast(inputs, "float64")
+    features = ops.canonical_axes(layer.axis, len(x.shape), name="axis")
+    axes = [axis for axis in range(len(x.shape)) if axis not in features]
+    if mask is not None:
+        mask = keras.ops.expand_dims(mask, -1)
+    _, mean, variance, count = ops.counted_batch_norm(
+        x, None, None, axes=axes, epsilon=layer.epsilon, mask=mask
+    )
+    several = count > 1
+    outputs = ops.apply_statistics(
+        x,
+        keras.ops.where(several, mean, _double(layer.moving_mean)),
+        keras.ops.where(several, variance, _double(layer.moving_variance)),
+        layer.gamma,
+        layer.beta,
+        axes=axes,
+        epsilon=layer.epsilon,
+    )
+    activation = getattr(layer, "activation", None)
+    if activation is not None:
+        outputs = activation(outputs)
+    outputs = keras.ops.cast(outputs, layer.compute_dtype)
+    return outputs, Statistics(count, mean, variance)
+
+
+def _double(variable: Tensor) -> Tensor:
+    return keras.ops.cast(variable, "float64")
+
+
+def _chosen(
+    model: keras.Model, names: Sequence[str] | None, *, frozen: bool = True
+) -> list[Layer]:
+    """The BN layers of these names, or all, in the order of the model."""
+    if not model.built:
+        raise ValueError(f"model must be built. Received: {model.name}")
+    found = [
+        layer
+        for layer in structure.batch_normalizations(model)
+        if frozen or layer.trainable
+    ]
+    if not found:
+        kind = "BN layers" if frozen else "BN layers that train"
+        raise ValueError(f"model must have {kind}. Received: {model.name}")
+    there = [layer.name for layer in found]
+    for name in names or ():
+        if name not in there:
+            raise ValueError(
+                f"layers must be among {', '.join(there)}. Received: {name}"
+            )
+    return [x for x in found if names is None or x.name in names]

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+import keras
+import numpy as np
+import pytest
+
+import keras_bn
+from keras_bn import structure
+from tests import networks
+
+KERAS, OURS = networks.NORMS
+
+
+def predictions(model, x):
+    return model.predict(x, verbose=0)
+
+
+def example(model, examples=6):
+    if isinstance(model, networks.Subclassed):
+        return np.random.default_rng(1).normal(size=(examples, 4))
+    return networks.inputs_of(model, examples)
+
+
+@pytest.mark.parametrize("make", networks.ALL)
+@pytest.mark.parametrize(
+    ("norm", "to", "other"), [(KERAS, "keras_bn", OURS), (OURS, "keras", KERAS)]
+)
+def test_predictions_names_and_structure_stay(make, norm, to, other):
+    model = networks.randomized(make(norm))
+    x = example(model)
+    expected, weights = predictions(model, x), model.get_weights()
+    converted = keras_bn.convert(model, to=to)
+    np.testing.assert_allclose(
+        predictions(converted, x), expected, rtol=1e-5, atol=1e-5
+    )
+    weight_names = [w.name for w in model.weights]
+    assert [w.name for w in converted.weights] == weight_names
+    for find in (lambda x: x.layers, structure.batch_normalizations):
+        names = [layer.name for layer in find(model)]
+        assert [layer.name for layer in find(converted)] == names
+    kinds = {type(x) for x in structure.batch_normalizations(converted)}
+    assert kinds == {other}
+    # The model itself is as before.
+    assert {type(x) for x in structure.batch_normalizations(model)} == {norm}
+    for now, then in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("make", networks.ALL)
+def test_nothing_is_shared_with_the_original(make):
+    model = networks.randomized(make())
+    converted = keras_bn.convert(model)
+    weights = model.get_weights()
+    for weight in converted.weights:
+        weight.assign(weight + 1)
+    for now, then in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_a_functional_model_keeps_its_graph():
+    model = networks.branched()
+    graph = model.get_config()
+    converted = keras_bn.convert(model)
+    assert model.get_config() == graph
+    assert type(converted) is type(model)
+    names = [layer["name"] for layer in graph["layers"]]
+    assert [x["name"] for x in converted.get_config()["layers"]] == names
+
+
+@pytest.mark.parametrize("make", [networks.sequential, networks.composite])
+def test_trainable_carries_over_at_every_depth(make):
+    model = make()
+    model.trainable = False
+    structure.batch_normalizations(model)[0].trainable = True
+    converted = keras_bn.convert(model)
+    assert [x.trainable for x in structure.sublayers(converted)] == [
+        x.trainable for x in structure.sublayers(model)
+    ]
+    assert not converted.trainable
+
+
+def test_layer_options_replace_the_layers_own():
+    model = networks.sequential()
+    converted = keras_bn.convert(model, virtual_batch_size=2, momentum=0.5)
+    for layer in structure.batch_normalizations(converted):
+        assert (layer.virtual_batch_size, layer.momentum) == (2, 0.5)
+    again = keras_bn.convert(converted, moving_average="cumulative")
+    for layer in structure.batch_normalizations(again):
+        assert layer.virtual_batch_size == 2
+        assert len(layer.weights) == 6
+
+
+def test_an_option_that_keras_lacks_is_refused_or_dropped_by_name():
+    model = keras_bn.convert(networks.sequential(), virtual_batch_size=2)
+    with pytest.raises(ValueError, match="virtual_batch_size=2 in layer bn"):
+        keras_bn.convert(model, to="keras")
+    back = keras_bn.convert(model, to="keras", virtual_batch_size=None)
+    assert {type(x) for x in structure.batch_normalizations(back)} == {KERAS}
+
+
+@pytest.mark.parametrize(("axis", "allowed"), [((-1,), True), ((1, 2), False)])
+def test_keras_takes_a_single_axis(axis, allowed):
+    model = keras.Sequential([keras.Input((2, 3)), OURS(axis=axis, name="bn")])
+    if allowed:
+        converted = keras_bn.convert(model, to="keras")
+        assert converted.layers[0].axis == -1
+    else:
+        with pytest.raises(ValueError, match=r"axis=\(1, 2\) in layer bn"):
+            keras_bn.convert(model, to="keras")
+
+
+def test_statistics_of_renorm_carry_over():
+    model = keras.Sequential([keras.Input((4,)), KERAS(renorm=True)])
+    networks.randomized(model)
+    converted = keras_bn.convert(model)
+    theirs = {w.path: w.numpy() for w in model.weights}
+    assert len(theirs) == 7
+    for weight in converted.weights:
+        np.testing.assert_array_equal(weight, theirs[weight.path])
+
+
+def test_a_converted_model_trains_whatever_the_original_was_compiled_with():
+    model = networks.sequential()
+    model.compile("adam", lambda y, prediction: (y - prediction) ** 2)
+    converted = keras_bn.convert(model)
+    assert not converted.compiled
+    converted.compile(keras.optimizers.SGD(0.1), "mse")
+    x = networks.inputs_of(model, 8)
+    losses = converted.fit(x, np.ones((8, 5)), epochs=9, verbose=0).history
+    assert losses["loss"][-1] < 0.9 * losses["loss"][0]
+
+
+def test_lambda_layers_and_operations_are_copied():
+    x = keras.Input((4,))
+    y = keras.layers.Lambda(lambda t: 2 * t)(KERAS()(x[:, :3]))
+    model = networks.randomized(keras.Model(x, y))
+    inputs = networks.inputs_of(model)
+    np.testing.assert_allclose(
+        keras_bn.convert(model)(inputs), model(inputs), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("make", [networks.sequential, networks.composite])
+def test_a_converted_model_can_be_saved(make, tmp_path):
+    model = keras_bn.convert(networks.randomized(make()))
+    path = tmp_path / "model.keras"
+    model.save(path)
+    if make is networks.composite:
+        return  # Block makes Keras' layers anew when it is loaded.
+    x = networks.inputs_of(model)
+    again = keras.models.load_model(path)
+    np.testing.assert_array_equal(predictions(again, x), predictions(model, x))
+
+
+def test_a_layer_that_makes_its_sublayers_in_build_is_refused():
+    class Late(keras.layers.Layer):
+        def build(self, _):
+            self.bn = KERAS()
+
+        def call(self, x):
+            return self.bn(x)
+
+    x = keras.Input((4,))
+    model = keras.Model(x, Late(name="late")(x))
+    with pytest.raises(
+        ValueError, match="Late late, which makes its bn in build"
+    ):
+        keras_bn.convert(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "to", "message"),
+    [
+        (networks.sequential(), "torch", "keras_bn, keras. Received: to=torch"),
+        (keras.Sequential(name="empty"), "keras", "built. Received: empty"),
+    ],
+)
+def test_bad_input_is_refused(model, to, message):
+    with pytest.raises(ValueError, match=message):
+        keras_bn.convert(model, to=to)

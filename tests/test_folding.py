@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bn
+from keras_bn import folding, structure
+from keras_bn.folding import __main__ as command
+from tests import networks
+
+KERAS, OURS = networks.NORMS
+layers = keras.layers
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Folding is exact but for rounding: float64 models show it."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def example(model):
+    if isinstance(model, networks.Subclassed):
+        return np.random.default_rng(1).normal(size=(6, 4))
+    return networks.inputs_of(model)
+
+
+def assert_folds(model, *, left=(), rtol=1e-9):
+    """Folds and compares predictions; returns the folded model."""
+    networks.randomized(model)
+    x, weights = example(model), model.get_weights()
+    expected = model.predict(x, verbose=0)
+    folded = keras_bn.fold(model)
+    np.testing.assert_allclose(
+        folded.predict(x, verbose=0), expected, rtol=rtol, atol=1e-9
+    )
+    names = [x.name for x in structure.batch_normalizations(folded)]
+    assert names == list(left)
+    # The model itself is as before.
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+    for now, then in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+    return folded
+
+
+def reasons(model):
+    return {
+        x.layer: x.reason for x in folding.plan(model).decisions if not x.into
+    }
+
+
+def stack(shape, *members):
+    return keras.Sequential([keras.Input(shape), *members])
+
+
+def zero_shift(layer):
+    """Makes beta what the mean needs, so that 0 maps to 0."""
+    layer.beta.assign(np.zeros(layer.beta.shape))
+    layer.moving_mean.assign(np.zeros(layer.beta.shape))
+
+
+#: Input shape, and a linear layer of each kind, with awkward options.
+LINEAR = {
+    "Dense": ((4,), lambda **o: layers.Dense(3, **o)),
+    "Dense on sequences": ((5, 4), lambda **o: layers.Dense(3, **o)),
+    "Conv1D": ((8, 4), lambda **o: layers.Conv1D(6, 3, groups=2, **o)),
+    "Conv2D": (
+        (7, 6, 4),
+        lambda **o: layers.Conv2D(6, (3, 2), dilation_rate=2, groups=2, **o),
+    ),
+    "Conv2D strided": (
+        (7, 6, 4),
+        lambda **o: layers.Conv2D(3, 3, strides=2, **o),
+    ),
+    "Conv3D": ((4, 4, 4, 2), lambda **o: layers.Conv3D(3, 2, **o)),
+    "Conv1DTranspose": ((5, 4), lambda **o: layers.Conv1DTranspose(3, 3, **o)),
+    "Conv2DTranspose": (
+        (4, 4, 4),
+        lambda **o: layers.Conv2DTranspose(3, 3, strides=2, **o),
+    ),
+    "Conv3DTranspose": (
+        (3, 3, 3, 2),
+        lambda **o: layers.Conv3DTranspose(3, 2, **o),
+    ),
+    "DepthwiseConv1D": (
+        (8, 3),
+        lambda **o: layers.DepthwiseConv1D(3, depth_multiplier=2, **o),
+    ),
+    "DepthwiseConv2D": (
+        (6, 6, 3),
+        lambda **o: layers.DepthwiseConv2D(3, depth_multiplier=2, **o),
+    ),
+    "SeparableConv1D": (
+        (8, 3),
+        lambda **o: layers.SeparableConv1D(4, 3, depth_multiplier=2, **o),
+    ),
+    "SeparableConv2D": (
+        (6, 6, 3),
+        lambda **o: layers.SeparableConv2D(4, 3, depth_multiplier=2, **o),
+    ),
+}
+TRANSPOSED = [name for name in LINEAR if "Transpose" in name]
+CONVOLUTIONS = [name for name in LINEAR if "Conv" in name]
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", LINEAR)
+def test_behind_every_linear_layer(kind, use_bias):
+    shape, linear = LINEAR[kind]
+    norm = OURS(name="bn") if use_bias else KERAS(name="bn")
+    model = stack(shape, linear(use_bias=use_bias, name="linear"), norm)
+    folded = assert_folds(model)
+    assert [layer.name for layer in folded.layers] == ["linear"]
+    assert folding.plan(model).decisions == [
+        folding.Decision("bn", ("linear",))
+    ]
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_behind_a_layer_with_padding(kind):
+    shape, linear = LINEAR[kind]
+    assert_folds(stack(shape, linear(padding="same"), KERAS()))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", [k for k in LINEAR if k not in TRANSPOSED])
+def test_before_every_linear_layer(kind, use_bias):
+    shape, linear = LINEAR[kind]
+    after = linear(use_bias=use_bias, activation="tanh", name="linear")
+    folded = assert_folds(stack(shape, KERAS(name="bn"), after))
+    assert [layer.name for layer in folded.layers] == ["linear"]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_before_padding_only_a_map_without_shift_folds(kind, padding):
+    """Transposed convolutions pad by nature."""
+    shape, linear = LINEAR[kind]
+    model = stack(
+        shape, KERAS(name="bn"), linear(padding=padding, name="linear")
+    )
+    networks.randomized(model)
+    if padding == "valid" and kind not in TRANSPOSED:
+        assert not reasons(model)
+        return
+    assert "padding of linear" in reasons(model)["bn"]
+    zero_shift(model.layers[0])
+    x = example(model)
+    folded = keras_bn.fold(model)
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-9)
+    assert structure.batch_normalizations(folded) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "left"),
+    [
+        (layers.Conv2D, {"padding": "same", "strides": 2}, []),
+        (layers.Conv2DTranspose, {}, []),
+        (layers.Conv2DTranspose, {"strides": 2}, ["bn"]),
+    ],
+)
+def test_a_kernel_of_size_1_needs_no_padding(kind, options, left):
+    linear = kind(3, 1, **options)
+    assert_folds(stack((4, 4, 2), KERAS(name="bn"), linear), left=left)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_zero_padding_between(use_bias):
+    """BN, padding, linear: as with padding of the linear layer itself."""
+    model = stack(
+        (4, 4, 2),
+        KERAS(name="bn"),
+        layers.ZeroPadding2D(1),
+        layers.Conv2D(3, 3, use_bias=use_bias),
+    )
+    assert_folds(model, left=["bn"])
+    zero_shift(model.layers[0])
+    x = example(model)
+    folded = keras_bn.fold(model)
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-9)
+    assert structure.batch_normalizations(folded) == []
+
+
+def test_zero_padding_before_a_linear_layer_does_not_matter():
+    """Padding, linear, BN."""
+    assert_folds(
+        stack((4, 4, 2), layers.ZeroPadding2D(1), layers.Conv2D(3, 3), KERAS())
+    )
+
+
+def test_zero_padding_behind_a_linear_layer_does():
+    """Linear, padding, BN: the zeros are shifted too."""
+    model = stack(
+        (4, 4, 2),
+        layers.Conv2D(3, 3),
+        layers.ZeroPadding2D(1, name="pad"),
+        KERAS(name="bn"),
+    )
+    assert_folds(model, left=["bn"])
+    assert "pad (ZeroPadding2D), which it reads" in reasons(model)["bn"]
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "output", "bias_axes"),
+    [
+        ("ab,bc->ac", (4,), 3, "c"),
+        ("abc,cd->abd", (5, 4), (5, 3), None),
+        ("abc,cd->abd", (5, 4), (5, 3), "bd"),
+        ("...x,xy->...y", (5, 4), 3, "y"),
+        ("ab...,bc->ac...", (4, 5), 3, "c"),
+        ("abc,cde->abde", (5, 4), (5, 2, 3), "e"),
+        ("abc,bcd->abd", (5, 4), (5, 3), "d"),
+    ],
+)
+@pytest.mark.parametrize("behind", [True, False])
+def test_einsum_dense(equation, shape, output, bias_axes, behind):
+    linear = layers.EinsumDense(
+        equation, output, bias_axes=bias_axes, name="linear"
+    )
+    # The axis that the kernel contracts or makes: of ours, BN takes any.
+    axis = 1 if equation == "ab...,bc->ac..." else -1
+    norm = OURS(axis=axis, name="bn")
+    members = [linear, norm] if behind else [norm, linear]
+    assert_folds(stack(shape, *members))
+
+
+def test_einsum_dense_behind_which_several_axes_are_normalized():
+    linear = layers.EinsumDense("abc,cde->abde", (5, 2, 3), name="linear")
+    assert_folds(stack((5, 4), linear, OURS(axis=(2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("equation", "behind", "reason"),
+    [
+        ("abc,bd->adc", True, "kernel of linear lacks its axis"),
+        ("abc,bd->adc", False, "kernel of linear lacks its axis"),
+        ("abc,cd->ad", False, "sums over an axis without weights"),
+    ],
+)
+def test_einsum_dense_that_cannot_take_the_map(equation, behind, reason):
+    output = (3, 4)[: len(equation.split("->")[1]) - 1]
+    linear = layers.EinsumDense(equation, output, name="linear")
+    norm = KERAS(name="bn")
+    model = stack((5, 4), *([linear, norm] if behind else [norm, linear]))
+    networks.randomized(model)
+    assert reason in reasons(model)["bn"]
+
+
+def test_channels_first_folds_as_channels_last_does():
+    """Compared by weights: TensorFlow runs none of it on a CPU."""
+    kernels = {}
+    for data_format, axis in (("channels_last", -1), ("channels_first", 1)):
+        shape = (6, 6, 3) if axis == -1 else (3, 6, 6)
+        model = stack(
+            shape,
+            KERAS(axis=axis),
+            layers.Conv2D(4, 3, data_format=data_format),
+            KERAS(axis=axis),
+        )
+        folded = keras_bn.fold(networks.randomized(model))
+        assert structure.batch_normalizations(folded) == []
+        kernels[data_format] = folded.get_weights()
+    for first, last in zip(*kernels.values(), strict=True):
+        np.testing.assert_array_equal(first, last)
+
+
+def test_several_bn_layers_in_a_row():
+    model = stack(
+        (4,),
+        KERAS(name="a"),
+        OURS(name="b"),
+        layers.Dense(3, name="linear"),
+        layers.Dropout(0.5),
+        KERAS(name="c", scale=False),
+        KERAS(name="d", center=False),
+    )
+    folded = assert_folds(model)
+    assert len(folded.layers) == 2
+
+
+def test_a_concatenation_is_folded_branch_by_branch():
+    x = keras.Input((4,))
+    parts = [layers.Dense(n, name=f"linear{n}")(x) for n in (2, 3)]
+    y = KERAS(name="bn")(layers.Concatenate()(parts))
+    model = keras.Model(x, layers.ReLU()(y))
+    assert_folds(model)
+    assert folding.plan(model).decisions[0].into == ("linear2", "linear3")
+
+
+def test_a_concatenation_along_another_axis():
+    x = keras.Input((5, 4))
+    parts = [layers.Dense(3)(x), layers.Dense(3)(x)]
+    model = keras.Model(x, KERAS()(layers.Concatenate(axis=1)(parts)))
+    assert_folds(model)
+
+
+def test_a_branch_that_is_not_linear_blocks_a_concatenation():
+    x = keras.Input((4,), name="x")
+    parts = [layers.Dense(2)(x), layers.ReLU(name="relu")(layers.Dense(2)(x))]
+    model = keras.Model(x, KERAS(name="bn")(layers.Concatenate()(parts)))
+    assert_folds(model, left=["bn"])
+    assert "relu (ReLU), which it reads, is not linear" in reasons(model)["bn"]
+
+
+def test_before_several_linear_layers():
+    x = keras.Input((4,))
+    y = KERAS(name="bn")(x)
+    parts = [layers.Dense(3)(y), layers.Dense(3, "relu")(layers.Identity()(y))]
+    assert_folds(keras.Model(x, layers.Add()(parts)))
+
+
+def test_a_frozen_shared_or_observed_neighbour_blocks():
+    x = keras.Input((4,), name="x")
+    shared = layers.Dense(4, name="shared")
+    seen = layers.Dense(4, name="seen")(x)
+    y = [
+        KERAS(name="after_shared")(shared(shared(x))),
+        KERAS(name="after_seen")(seen),
+        KERAS(name="after_active")(layers.Dense(4, "relu", name="active")(x)),
+    ]
+    model = keras.Model(x, [*y, seen])
+    networks.randomized(model)
+    found = reasons(model)
+    assert "shared (Dense) is called 2 times" in found["after_shared"]
+    assert "seen (Dense), which it reads, is read" in found["after_seen"]
+    assert "active has an activation of its own" in found["after_active"]
+    assert "is an output of the model" in found["after_seen"]
+
+
+@pytest.mark.parametrize(
+    ("make", "left", "reason"),
+    [
+        (networks.sequential, [], None),
+        (networks.branched, ["both_bn"], "left_bn (BatchNormalization), whi"),
+        (networks.nested, [], None),
+        (networks.shared, ["bn"], "bn (BatchNormalization) is called 2 times"),
+        (networks.composite, None, "inside a layer without a graph"),
+        (networks.subclassed, None, "inside a layer without a graph"),
+    ],
+)
+def test_networks(make, left, reason):
+    model = make()
+    if left is None:
+        left = [x.name for x in structure.batch_normalizations(model)]
+    assert_folds(model, left=left)
+    found = reasons(model)
+    assert len(found) == len(left)
+    for text in found.values():
+        assert reason in text
+
+
+def test_names_and_outputs_stay():
+    image = keras.Input((6, 6, 3), name="image")
+    x = layers.Conv2D(4, 3, name="conv")(image)
+    x = layers.ReLU(name="relu")(KERAS(name="bn")(x))
+    outputs = {"maps": x, "mean": layers.GlobalAveragePooling2D(name="gap")(x)}
+    model = keras.Model(image, outputs, name="net")
+    folded = keras_bn.fold(networks.randomized(model))
+    names = [layer.name for layer in folded.layers]
+    assert names == ["image", "conv", "relu", "gap"]
+    assert (folded.name, set(folded.output)) == ("net", {"maps", "mean"})
+    inputs = networks.inputs_of(model)
+    expected, actual = model(inputs), folded(inputs)
+    for name in outputs:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_an_activation_of_the_layer_stays_as_a_layer(behind):
+    norm = OURS(activation="relu", name="bn")
+    linear = layers.Dense(3, name="linear")
+    if behind:
+        folded = assert_folds(stack((4,), linear, norm, layers.Dense(2)))
+        assert type(folded.get_layer("bn")) is layers.Activation
+    else:
+        model = stack((4,), norm, linear)
+        assert_folds(model, left=["bn"])
+        assert "it has an activation of its own" in reasons(model)["bn"]
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_layer_that_normalizes_in_inference_too_stays(inner):
+    x = keras.Input((4,))
+    if inner:
+        body = stack((4,), layers.Dense(3), KERAS(name="bn"))
+        y = body(x, training=True)
+    else:
+        y = KERAS(name="bn")(layers.Dense(3)(x), training=True)
+    model = keras.Model(x, y)
+    (reason,) = reasons(networks.randomized(model)).values()
+    assert reason == "it is called with training=True"
+    assert len(structure.batch_normalizations(keras_bn.fold(model))) == 1
+
+
+def test_a_kernel_with_lora_weights_is_left_alone():
+    keras.config.set_dtype_policy("float32")
+    linear = layers.Dense(3, name="linear")
+    model = stack((4,), linear, KERAS(name="bn"))
+    linear.enable_lora(1)
+    assert "linear is quantized or has LoRA weights" in reasons(model)["bn"]
+
+
+def test_statistics_of_a_trained_network_fold_in_float32():
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNetV2(
+        (32, 32, 3), 0.35, weights=None, classes=4, classifier_activation=None
+    )
+    x = np.random.default_rng(0).normal(size=(16, 32, 32, 3))
+    keras_bn.estimate_population_statistics(model, x, verbose=0)
+    folded = keras_bn.fold(model)
+    assert structure.batch_normalizations(folded) == []
+    expected = model.predict(x, verbose=0)
+    error = np.abs(folded.predict(x, verbose=0) - expected).max()
+    assert error < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("make", [networks.sequential, networks.nested])
+def test_a_folded_model_can_be_saved(make, tmp_path):
+    folded = keras_bn.fold(networks.randomized(make()))
+    folded.save(tmp_path / "folded.keras")
+    again = keras.models.load_model(tmp_path / "folded.keras")
+    x = networks.inputs_of(folded)
+    np.testing.assert_array_equal(again(x), folded(x))
+
+
+def test_a_plan_says_what_becomes_of_each_layer(caplog):
+    model = networks.branched()
+    with caplog.at_level(logging.DEBUG, "keras_bn.folding"):
+        keras_bn.fold(model)
+    assert caplog.messages[0] == "left_bn is folded into left"
+    assert caplog.messages[1].startswith("both_bn stays: left_bn (Batch")
+    assert [str(x) for x in folding.plan(model).decisions] == caplog.messages
+
+
+def test_nested_layers_are_told_by_their_path():
+    decisions = folding.plan(networks.nested()).decisions
+    assert {x.layer: x.into for x in decisions} == {
+        "bn": ("dense",),
+        "inner/inner_bn": ("inner/inner_dense",),
+    }
+
+
+def test_a_model_that_is_not_built_is_refused():
+    with pytest.raises(ValueError, match=r"must be built\. Received: new"):
+        keras_bn.fold(keras.Sequential([KERAS()], name="new"))
+
+
+def test_the_command_folds_a_file(tmp_path, capsys):
+    model = networks.randomized(networks.branched())
+    source, target = tmp_path / "in.keras", tmp_path / "out.keras"
+    model.save(source)
+    assert command.main([str(source), str(target)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("both_bn stays: ")
+    assert lines[1] == f"1 of 2 BN layers folded. Written: {target}"
+    assert {x.name for x in tmp_path.iterdir()} == {"in.keras", "out.keras"}
+    x = networks.inputs_of(model)
+    folded = keras.models.load_model(target)
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "usage: .* Received: nothing"),
+        (["in.keras", "out.h5"], 2, "usage: .* Received: in.keras out.h5"),
+        (["missing.keras", "out.keras"], 1, "missing.keras: "),
+    ],
+)
+def test_the_command_refuses_bad_input_in_one_line(
+    arguments, code, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(arguments) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_command_runs_as_a_module():
+    command_line = [sys.executable, "-m", "keras_bn.folding"]
+    run = subprocess.run(
+        command_line, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert "usage: python -m keras_bn.folding" in run.stderr
