@@ -14,7 +14,9 @@ _HOMES = {
     "JacobianCallback": "analysis.callbacks",
     "PercentilesCallback": "analysis.callbacks",
     "Probe": "analysis.probes",
+    "Span": "analysis.spans",
     "jacobian_singular_values": "analysis.measures.jacobian",
+    "jacobian_spectrum": "analysis.measures.jacobian",
     "percentiles": "analysis.measures.percentiles",
 }
 
@@ -24,7 +26,9 @@ __all__ = [
     "JacobianCallback",
     "PercentilesCallback",
     "Probe",
+    "Span",
     "jacobian_singular_values",
+    "jacobian_spectrum",
     "percentiles",
 ]
 

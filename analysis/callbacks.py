@@ -145,7 +145,11 @@ class _MeasureCallback(_StepCallback):
     def start(self) -> None:
         """Finds the blocks; measures the untrained model if scheduled."""
         self.blocks = probes.blocks(self.model, self._names)
-        self._capture = autodiff.capture(self.model, self.captured_layers())
+        self._capture = autodiff.capture(
+            self.model,
+            [self.place(block) for block in self.blocks],
+            self._probe.inputs,
+        )
         self.prepare()
         if self.step == 0 and self.schedule(0):
             self._record()
@@ -156,19 +160,19 @@ class _MeasureCallback(_StepCallback):
             self._record()
 
     def _record(self) -> None:
-        captured = self._capture(self._probe.inputs)
+        captured = self._capture()
         for block in self.blocks:
-            self.record(block, captured)
+            self.record(block, captured[self.place(block)])
         self._writer.flush()
 
-    def captured_layers(self) -> list[keras.layers.Layer]:
-        """The layers whose input or output the measure wants."""
+    def place(self, block: probes.Block) -> autodiff.Place:
+        """The tensor that the measure wants."""
         raise NotImplementedError
 
     def prepare(self) -> None:
         """Called once the blocks are known."""
 
-    def record(self, block: probes.Block, captured: Mapping[str, Any]) -> None:
+    def record(self, block: probes.Block, values: Any) -> None:
         """Measures one block and writes it at `self.step`."""
         raise NotImplementedError
 
@@ -204,13 +208,12 @@ class PercentilesCallback(_MeasureCallback):
         self._q = tuple(q)
         self._unit = unit
 
-    def captured_layers(self) -> list[keras.layers.Layer]:
-        """The activation layers."""
-        return [block.layers[-1] for block in self.blocks]
+    def place(self, block: probes.Block) -> autodiff.Place:
+        """What goes into the activation."""
+        return block.drive
 
-    def record(self, block: probes.Block, captured: Mapping[str, Any]) -> None:
+    def record(self, block: probes.Block, values: Any) -> None:
         """Writes the percentiles of one block."""
-        values, _ = captured[block.name]
         unit = values[..., self._unit : self._unit + 1]
         for part, of in (((), values), ((f"unit{self._unit}",), unit)):
             for q, value in zip(self._q, percentiles(of, self._q), strict=True):
@@ -273,9 +276,9 @@ class JacobianCallback(_MeasureCallback):
         self._k = k
         self._jacobians: dict[str, Any] = {}
 
-    def captured_layers(self) -> list[keras.layers.Layer]:
-        """The linear layers."""
-        return [block.layers[0] for block in self.blocks]
+    def place(self, block: probes.Block) -> autodiff.Place:
+        """What goes into the block."""
+        return block.entry
 
     def prepare(self) -> None:
         """Makes one compiled Jacobian per block."""
@@ -283,10 +286,9 @@ class JacobianCallback(_MeasureCallback):
             block.name: autodiff.batch_jacobian(block) for block in self.blocks
         }
 
-    def record(self, block: probes.Block, captured: Mapping[str, Any]) -> None:
+    def record(self, block: probes.Block, values: Any) -> None:
         """Writes the singular values of one block."""
-        inputs, _ = captured[block.layers[0].name]
-        spectra = jacobian.singular_values(self._jacobians[block.name](inputs))
+        spectra = jacobian.singular_values(self._jacobians[block.name](values))
         statistics = {
             f"s{i}": value
             for i, value in enumerate(spectra.mean(axis=0)[: self._k], 1)
