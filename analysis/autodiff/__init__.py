@@ -10,3 +10,5 @@ from analysis.autodiff.listening import Place as Place
 from analysis.autodiff.listening import capture as capture
 from analysis.autodiff.listening import spanning as spanning
 from analysis.autodiff.listening import trace as trace
+from analysis.autodiff.loss import loss_and_gradients as loss_and_gradients
+from analysis.autodiff.loss import slopes as slopes
