@@ -79,6 +79,10 @@ class Probe:
 
         return cls(*keras.tree.map_structure(take, (inputs, targets)))
 
+    def part(self, size: int, *, seed: int = 0) -> "Probe":
+        """At most `size` of the examples, as `sample` draws them."""
+        return Probe.sample(self.inputs, self.targets, size=size, seed=seed)
+
     @classmethod
     def first(cls, batches: Iterable[Any], *, size: int) -> "Probe":
         """The first `size` examples of a data set.
@@ -257,6 +261,22 @@ def blocks(
     return list(dict.fromkeys(chosen))
 
 
+def linear_layers(model: keras.Model, *, inputs: Any = None) -> list[Block]:
+    """Each layer with a kernel by itself, in the order in which they run.
+
+    Args:
+        model: As of `blocks`.
+        inputs: As of `blocks`.
+    """
+    names = {layer: name for name, layer in operations(model).items()}
+    called = [call.layer for call in _leaf_calls(model, inputs)]
+    # Those that run in loops, as recurrent cells do, come last.
+    found = dict.fromkeys([*called, *names])
+    return [
+        Block(names[layer], (layer,)) for layer in found if _has_kernel(layer)
+    ]
+
+
 def _selected(known: Mapping[str, Block], selector: Selector) -> list[Block]:
     if isinstance(selector, str):
         selected = [known[selector]] if selector in known else []
@@ -313,7 +333,7 @@ def _chains(
     return chains
 
 
-def _has_kernel(layer: keras.layers.Layer) -> bool:
+def _has_kernel(layer: keras.Operation) -> bool:
     return hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
 
 

@@ -7,6 +7,7 @@ from analysis.autodiff.derivatives import jacobian as jacobian
 from analysis.autodiff.derivatives import tensor as tensor
 from analysis.autodiff.listening import Call as Call
 from analysis.autodiff.listening import Place as Place
+from analysis.autodiff.listening import arrays as arrays
 from analysis.autodiff.listening import capture as capture
 from analysis.autodiff.listening import spanning as spanning
 from analysis.autodiff.listening import trace as trace

@@ -66,7 +66,7 @@ def trace(
         graph = tf.compat.v1.get_default_graph()
         calls.extend(
             call
-            for call in _calls(model, layers, inputs)
+            for call in _calls(model, layers, inputs, training=False)
             if getattr(call.outputs, "graph", None) is graph
         )
 
@@ -75,17 +75,22 @@ def trace(
 
 
 def capture(
-    model: keras.Model, places: Sequence[Place], inputs: Any
+    model: keras.Model,
+    places: Sequence[Place],
+    inputs: Any,
+    *,
+    training: bool = False,
 ) -> Callable[[], dict[Place, Array]]:
     """Returns a function that runs a model and reports tensors inside it.
 
-    The model runs in inference mode, in as many pieces as keep memory small.
     A layer that is called several times is seen at its last call.
 
     Args:
         model: A built model.
         places: What to report; floating-point tensors `[N, ...]`.
         inputs: What the model takes, as arrays.
+        training: Whether the model runs in training mode, on all inputs as
+            one batch. Otherwise it takes them in pieces, to save memory.
 
     Returns:
         `run()`, which gives an array, float32 or float64, per place.
@@ -97,10 +102,12 @@ def capture(
 
     def run(inputs: Any) -> list[Any]:
         layers = list({place.layer for place in places})
-        last = {call.layer: call for call in _calls(model, layers, inputs)}
+        calls = _calls(model, layers, inputs, training=training)
+        last = {call.layer: call for call in calls}
         return [_tensor_at(place, last.get(place.layer)) for place in places]
 
-    compiled, chunks = _compiled(run, inputs), _chunks(inputs)
+    compiled = _compiled(run, inputs)
+    chunks = _chunks(inputs, most=None if training else CHUNK)
 
     def captured() -> dict[Place, Array]:
         seen = [compiled(*keras.tree.flatten(chunk)) for chunk in chunks]
@@ -155,12 +162,16 @@ def spanning(
 
 
 def _calls(
-    model: keras.Model, layers: Sequence[keras.Operation], inputs: Any
+    model: keras.Model,
+    layers: Sequence[keras.Operation],
+    inputs: Any,
+    *,
+    training: bool,
 ) -> list[Call]:
-    """The calls of layers while the model runs in inference mode."""
+    """The calls of layers while the model runs."""
     calls: list[Call] = []
     with keras.StatelessScope(), _listening(layers, calls):
-        model(inputs, training=False)
+        model(inputs, training=training)
     return calls
 
 
@@ -240,11 +251,12 @@ def _tensor_at(place: Place, call: Call | None) -> Any:
     return tf.cast(tensor, tf.float32) if half else tensor
 
 
-def _chunks(inputs: Any) -> list[Any]:
-    """The inputs in pieces of at most `CHUNK` numbers, or one example."""
+def _chunks(inputs: Any, *, most: int | None) -> list[Any]:
+    """The inputs in pieces of so many numbers, or of one example."""
     arrays = [np.asarray(array) for array in keras.tree.flatten(inputs)]
     count = len(arrays[0])
-    step = max(1, CHUNK * count // max(1, sum(a.size for a in arrays)))
+    size = sum(array.size for array in arrays)
+    step = max(1, (most or size) * count // max(1, size))
     starts = range(0, count, step)
     return [
         keras.tree.map_structure(
@@ -253,3 +265,8 @@ def _chunks(inputs: Any) -> list[Any]:
         )
         for first in starts
     ]
+
+
+def arrays(variables: Sequence[keras.Variable]) -> list[Array]:
+    """Copies of the variables' values, which training may change in place."""
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]

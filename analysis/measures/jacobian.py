@@ -79,7 +79,8 @@ def jacobian_spectrum(
 
     Raises:
         ValueError: If an argument is none of the above, `k` does not fit the
-            method, or the output does not depend on the inputs.
+            method, the output does not depend on the inputs, or its
+            derivatives are not finite.
         RuntimeError: If `"iterative"` does not converge.
     """
     return Jacobian(function_or_layer, mode=mode).spectrum(
@@ -169,7 +170,10 @@ class Jacobian:
         if method == "auto":
             method = choose_method(operator.blocks, *operator.shape, k=k)
         if method == "exact":
-            return _exact(self._matrix(where, *context), k, which)
+            matrices = self._matrix(where, *context)
+            _check_finite(matrices)
+            return _exact(matrices, k, which)
+        _check_finite(operator @ np.ones(operator.shape[1], operator.dtype))
         if method == "lanczos":
             spectrum = _density(operator, seed)
         else:
@@ -309,6 +313,14 @@ def _check(k: int | None, which: str, method: str) -> None:
         raise ValueError(
             "method lanczos gives the density of all values, not k of them. "
             f"Received: k={k}"
+        )
+
+
+def _check_finite(values: Array) -> None:
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            "a Jacobian must be finite to have singular values. Received: "
+            "one with values that are not"
         )
 
 

@@ -24,6 +24,7 @@ class Landscape:
     """Losses and gradients along the negative gradient.
 
     Attributes:
+        loss: At W.
         distances: Step sizes d, `[k]`.
         losses: At W - d g, `[k]`.
         gradient_changes: `||g(W - d g) - g(W)||`, `[k]`.
@@ -31,6 +32,7 @@ class Landscape:
             `gradient_changes / ||d g||`; `nan` for a gradient of 0.
     """
 
+    loss: float
     distances: NDArray[np.float64]
     losses: NDArray[np.float64]
     gradient_changes: NDArray[np.float64]
@@ -58,7 +60,7 @@ def along_gradient(
         raise ValueError(
             f"distances must be positive. Received: distances={distances}"
         )
-    _, gradient = loss_and_gradient(weights)
+    start, gradient = loss_and_gradient(weights)
     losses, changes = [], []
     for step in steps:
         moved = [
@@ -77,6 +79,7 @@ def along_gradient(
         )
     size = gradients.norm(gradient)
     return Landscape(
+        loss=start,
         distances=steps,
         losses=np.array(losses),
         gradient_changes=np.array(changes),

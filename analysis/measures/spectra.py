@@ -2,7 +2,6 @@
 """What a set of singular values or eigenvalues says as a whole."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -64,14 +63,14 @@ class Spectrum:
         )
         return condition_number(np.stack([values[..., 0], smallest], axis=-1))
 
-    def quantiles(self, q: Sequence[float]) -> NDArray[np.float64]:
+    def quantiles(self, q: ArrayLike) -> NDArray[np.float64]:
         """Quantiles over all singular values of all examples.
 
         Args:
-            q: Shares in `[0, 1]`.
+            q: Shares `[k]` in `[0, 1]`.
 
         Returns:
-            `[len(q)]`: the smallest values that at least a share `q` of the
+            `[k]`: the smallest values that at least a share `q` of the
             singular values does not exceed.
 
         Raises:
