@@ -125,6 +125,7 @@ def train(recipe: recipes.Recipe) -> int:
                 measures=recipe.measures,
                 schedule=schedules.every(recipe.measure_every),
                 test_inputs=dataset.x_test,
+                test_targets=dataset.y_test,
                 hyperparameters=recipe.hyperparameters(),
             ),
         )

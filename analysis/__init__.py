@@ -9,23 +9,39 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "CovarianceCallback": "analysis.callbacks",
+    "CovariateShiftCallback": "analysis.callbacks",
     "CurvesCallback": "analysis.callbacks",
     "DashboardCallback": "analysis.callbacks",
+    "GradientsCallback": "analysis.callbacks",
     "JacobianCallback": "analysis.callbacks",
+    "LandscapeCallback": "analysis.callbacks",
     "PercentilesCallback": "analysis.callbacks",
     "Probe": "analysis.probes",
+    "Span": "analysis.spans",
+    "covariance_spectrum": "analysis.measures.covariance",
     "jacobian_singular_values": "analysis.measures.jacobian",
+    "jacobian_spectrum": "analysis.measures.jacobian",
     "percentiles": "analysis.measures.percentiles",
+    "watch": "analysis.callbacks",
 }
 
 __all__ = [
+    "CovarianceCallback",
+    "CovariateShiftCallback",
     "CurvesCallback",
     "DashboardCallback",
+    "GradientsCallback",
     "JacobianCallback",
+    "LandscapeCallback",
     "PercentilesCallback",
     "Probe",
+    "Span",
+    "covariance_spectrum",
     "jacobian_singular_values",
+    "jacobian_spectrum",
     "percentiles",
+    "watch",
 ]
 
 

@@ -2,12 +2,20 @@
 """Where to look: a fixed batch of examples, and the blocks of a model."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+from analysis import autodiff
+from analysis.autodiff import Place
+
+#: A name, a compiled regular expression that a name must match as a whole, or
+#: a class of layers.
+Selector = str | re.Pattern[str] | type
 
 _NORMALIZATIONS = (
     "BatchNormalization",
@@ -15,96 +23,6 @@ _NORMALIZATIONS = (
     "LayerNormalization",
     "RMSNormalization",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """Examples that a measure looks at, the same ones every time.
-
-    Attributes:
-        inputs: `[N, ...]`, as the model takes them.
-    """
-
-    inputs: NDArray[Any]
-
-    @classmethod
-    def sample(cls, inputs: ArrayLike, *, size: int, seed: int = 0) -> "Probe":
-        """At most `size` examples, drawn without replacement, in their order.
-
-        Raises:
-            ValueError: If there are no examples or `size` is less than 1.
-        """
-        array = np.asarray(inputs)
-        if array.ndim < 1 or not len(array) or size < 1:
-            raise ValueError(
-                "a probe needs at least one example. Received: "
-                f"size={size}, inputs of shape {array.shape}"
-            )
-        rng = np.random.default_rng(seed)
-        count = min(size, len(array))
-        chosen = np.sort(rng.choice(len(array), count, replace=False))
-        return cls(array[chosen])
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Layers that feed each other: linear, then normalization, activation.
-
-    Attributes:
-        name: Name of its last layer, under which its figures appear.
-        layers: The layers, in order.
-    """
-
-    name: str
-    layers: tuple[keras.layers.Layer, ...]
-
-    def __call__(self, x: Any) -> Any:
-        """The block's output in inference mode."""
-        for layer in self.layers:
-            x = layer(x, training=False)
-        return x
-
-
-def blocks(
-    model: keras.Model, names: Sequence[str] | None = None
-) -> list[Block]:
-    """The blocks of a model that end in an activation layer.
-
-    A block starts at a layer with a kernel and takes in the normalization and
-    activation that directly follow it.
-
-    Args:
-        model: A functional or sequential model.
-        names: Blocks to keep, by name; `None` keeps all.
-
-    Raises:
-        ValueError: If a name is no block of the model; the message lists
-            those there are.
-    """
-    found = []
-    chain: list[keras.layers.Layer] = []
-    for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            chain = [layer]
-        elif chain and _follows(layer, chain[-1]):
-            chain.append(layer)
-            if isinstance(layer, _ACTIVATIONS):
-                found.append(Block(layer.name, tuple(chain)))
-                chain = []
-        else:
-            chain = []
-    if names is None:
-        return found
-    by_name = {block.name: block for block in found}
-    unknown = [name for name in names if name not in by_name]
-    if unknown:
-        raise ValueError(
-            f"layers must be among {', '.join(by_name)}. "
-            f"Received: {', '.join(unknown)}"
-        )
-    return [by_name[name] for name in names]
-
-
 _ACTIVATIONS = (
     keras.layers.Activation,
     keras.layers.ELU,
@@ -114,8 +32,323 @@ _ACTIVATIONS = (
 )
 
 
-def _follows(layer: keras.layers.Layer, before: keras.layers.Layer) -> bool:
-    kind = type(layer).__name__
-    if not isinstance(layer, _ACTIVATIONS) and kind not in _NORMALIZATIONS:
-        return False
-    return layer.input is before.output
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Examples that a measure looks at, the same ones every time.
+
+    Attributes:
+        inputs: `[N, ...]`, or several such in the structure that the model
+            takes.
+        targets: Likewise, what the model is trained towards; `None` where no
+            measure needs the loss.
+    """
+
+    inputs: Any
+    targets: Any = None
+
+    @classmethod
+    def sample(
+        cls, inputs: Any, targets: Any = None, *, size: int, seed: int = 0
+    ) -> "Probe":
+        """At most `size` examples, drawn without replacement, in their order.
+
+        Args:
+            inputs: `[N, ...]`, or several such in any structure.
+            targets: Likewise, or `None`.
+            size: How many.
+            seed: Of the choice.
+
+        Raises:
+            ValueError: If there are no examples, inputs and targets differ in
+                their number, or `size` is less than 1.
+        """
+        shapes = [np.shape(x) for x in keras.tree.flatten((inputs, targets))]
+        counts = {shape[0] for shape in shapes if shape}
+        if len(counts) != 1 or 0 in counts or size < 1:
+            listed = ", ".join(str(shape) for shape in shapes if shape)
+            raise ValueError(
+                "a probe needs at least one example, and as many inputs as "
+                f"targets. Received: size={size}, arrays of shape {listed}"
+            )
+        count = counts.pop()
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(count, min(size, count), replace=False))
+
+        def take(x: Any) -> Any:
+            return None if x is None else np.asarray(x)[chosen]
+
+        return cls(*keras.tree.map_structure(take, (inputs, targets)))
+
+    def part(self, size: int, *, seed: int = 0) -> "Probe":
+        """At most `size` of the examples, as `sample` draws them."""
+        return Probe.sample(self.inputs, self.targets, size=size, seed=seed)
+
+    @classmethod
+    def first(cls, batches: Iterable[Any], *, size: int) -> "Probe":
+        """The first `size` examples of a data set.
+
+        Reading a data set that shuffles moves its random state on: give one
+        that training does not read.
+
+        Args:
+            batches: Yields inputs, or `(inputs, targets)`, as
+                `tf.data.Dataset` and `keras.utils.PyDataset` do.
+            size: How many; fewer if there are not so many.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        parts, count = [], 0
+        for batch in batches:
+            inputs, targets, *_ = (
+                (*batch, None) if isinstance(batch, tuple) else (batch, None)
+            )
+            parts.append((inputs, targets))
+            count += len(keras.tree.flatten(inputs)[0])
+            if count >= size:
+                break
+        if not parts:
+            raise ValueError(
+                "a probe needs at least one example. Received: an empty data "
+                "set"
+            )
+
+        def join(*arrays: Any) -> Any:
+            if arrays[0] is None:
+                return None
+            whole = map(keras.ops.convert_to_numpy, arrays)
+            return np.concatenate(list(whole))[:size]
+
+        return cls(*keras.tree.map_structure(join, *parts))
+
+
+def as_probe(probe: Any, *, size: int, seed: int = 0) -> Probe:
+    """What a callback's `probe=` may be, as a `Probe`.
+
+    Args:
+        probe: A `Probe`, which is taken as it is; inputs; a tuple of inputs
+            and targets; or a data set that yields either.
+        size: Most examples to take of the others.
+        seed: Of the choice among arrays.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if isinstance(probe, Probe):
+        return probe
+    if isinstance(probe, tuple):
+        return Probe.sample(*probe, size=size, seed=seed)
+    if isinstance(probe, list | dict) or hasattr(probe, "__array__"):
+        return Probe.sample(probe, size=size, seed=seed)
+    return Probe.first(probe, size=size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Layers that feed each other: linear, then normalization, activation.
+
+    Attributes:
+        name: Under which its figures appear: that of its last layer.
+        layers: The layers, in order.
+    """
+
+    name: str
+    layers: tuple[keras.layers.Layer, ...]
+
+    def __call__(self, x: Any) -> Any:
+        """The block's output in inference mode."""
+        return self.function(training=False)(x)
+
+    def function(self, *, training: bool) -> Callable[[Any], Any]:
+        """The block as a function that changes no variable."""
+
+        def function(x: Any) -> Any:
+            with keras.StatelessScope():
+                for layer in self.layers:
+                    x = layer(x, training=training)
+            return x
+
+        return function
+
+    @property
+    def entry(self) -> Place:
+        """What goes into the block."""
+        return Place(self.layers[0], "inputs")
+
+    @property
+    def drive(self) -> Place:
+        """What goes into its activation; without one, its output."""
+        last = self.layers[-1]
+        if isinstance(last, _ACTIVATIONS):
+            return Place(last, "inputs")
+        return Place(last, "driven" if _own_activation(last) else "outputs")
+
+    @property
+    def activation(self) -> Callable[[Any], Any] | None:
+        """The function that ends the block, if one of single values does."""
+        last = self.layers[-1]
+        function = _own_activation(last)
+        if function is None and isinstance(last, _ACTIVATIONS):
+            function = last
+        several = isinstance(last, keras.layers.PReLU) or (
+            getattr(function, "__name__", "") in ("softmax", "log_softmax")
+        )
+        return None if several else function
+
+
+def operations(model: keras.Model) -> dict[str, keras.Operation]:
+    """Every layer of a model, layers within layers too, by unique names.
+
+    Layers of the same name appear by their paths. Operations of functional
+    models, like `keras.ops.add`, are among them.
+    """
+    # Keras has no public way to the layers within layers.
+    layers = model._flatten_layers(include_self=False)
+    found = [*layers, *getattr(model, "operations", ())]
+    times = Counter(operation.name for operation in set(found))
+
+    def name(operation: keras.Operation) -> str:
+        unique = times[operation.name] == 1
+        path = getattr(operation, "path", None)
+        return operation.name if unique or not path else path
+
+    return {name(operation): operation for operation in found}
+
+
+def blocks(
+    model: keras.Model,
+    layers: Selector | Sequence[Selector] | None = None,
+    *,
+    inputs: Any = None,
+) -> list[Block]:
+    """The parts of a model to look at.
+
+    By default each layer with a kernel, together with the normalization and
+    the activation that directly follow it, where there is either; if there is
+    no such block, each layer with a kernel by itself.
+
+    Args:
+        model: A built model.
+        layers: What to look at instead: names, regular expressions, classes
+            of layers. The name of a block's last layer stands for the block,
+            any other layer for itself.
+        inputs: What the model takes, as arrays; needed unless the model knows
+            the shapes itself, as functional and sequential ones do.
+
+    Returns:
+        The blocks, in the order in which they run, or in that of `layers`.
+
+    Raises:
+        ValueError: If a selector selects nothing; the message lists the names
+            there are.
+    """
+    chains = _chains(_leaf_calls(model, inputs))
+    names = {layer: name for name, layer in operations(model).items()}
+    known = {
+        names[chain[-1]]: Block(names[chain[-1]], chain) for chain in chains
+    }
+    if layers is None:
+        followed = [b for b in known.values() if _has_more_than_kernel(b)]
+        return followed or list(known.values())
+    for layer, name in names.items():
+        if isinstance(layer, keras.layers.Layer):
+            known.setdefault(name, Block(name, (layer,)))
+    if isinstance(layers, str | re.Pattern | type):
+        layers = [layers]
+    chosen = [
+        block for selector in layers for block in _selected(known, selector)
+    ]
+    return list(dict.fromkeys(chosen))
+
+
+def linear_layers(model: keras.Model, *, inputs: Any = None) -> list[Block]:
+    """Each layer with a kernel by itself, in the order in which they run.
+
+    Args:
+        model: As of `blocks`.
+        inputs: As of `blocks`.
+    """
+    names = {layer: name for name, layer in operations(model).items()}
+    called = [call.layer for call in _leaf_calls(model, inputs)]
+    # Those that run in loops, as recurrent cells do, come last.
+    found = dict.fromkeys([*called, *names])
+    return [
+        Block(names[layer], (layer,)) for layer in found if _has_kernel(layer)
+    ]
+
+
+def _selected(known: Mapping[str, Block], selector: Selector) -> list[Block]:
+    if isinstance(selector, str):
+        selected = [known[selector]] if selector in known else []
+    elif isinstance(selector, re.Pattern):
+        selected = [b for name, b in known.items() if selector.fullmatch(name)]
+    else:
+        selected = [
+            b for b in known.values() if isinstance(b.layers[-1], selector)
+        ]
+    if not selected:
+        shown = getattr(selector, "pattern", None) or selector
+        raise ValueError(
+            f"layers must be among {', '.join(known)}. Received: {shown}"
+        )
+    return selected
+
+
+def _leaf_calls(model: keras.Model, inputs: Any) -> list[autodiff.Call]:
+    leaves = [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if len(layer._flatten_layers()) == 1
+    ]
+    if inputs is None:
+        try:
+            inputs = model.input
+        except (AttributeError, ValueError):
+            raise ValueError(
+                "inputs must be given for a model that does not know their "
+                f"shape. Received: inputs=None for model {model.name}"
+            ) from None
+    return autodiff.trace(model, leaves, inputs)
+
+
+def _chains(
+    calls: Sequence[autodiff.Call],
+) -> list[tuple[keras.layers.Layer, ...]]:
+    """Kernel, normalization, activation: layers that take what one gives."""
+    takers = {
+        id(call.inputs): call
+        for call in reversed(calls)
+        if isinstance(call.layer, _ACTIVATIONS)
+        or type(call.layer).__name__ in _NORMALIZATIONS
+    }
+    chains = []
+    for call in calls:
+        if not _has_kernel(call.layer):
+            continue
+        chain = [call.layer]
+        while not _ends_in_activation(chain) and id(call.outputs) in takers:
+            call = takers[id(call.outputs)]
+            chain.append(call.layer)
+        chains.append(tuple(chain))
+    return chains
+
+
+def _has_kernel(layer: keras.Operation) -> bool:
+    return hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
+
+
+def _has_more_than_kernel(block: Block) -> bool:
+    return len(block.layers) > 1 or _ends_in_activation(block.layers)
+
+
+def _ends_in_activation(layers: Sequence[keras.layers.Layer]) -> bool:
+    last = layers[-1]
+    return isinstance(last, _ACTIVATIONS) or _own_activation(last) is not None
+
+
+def _own_activation(layer: keras.layers.Layer) -> Callable[[Any], Any] | None:
+    function = vars(layer).get("activation")
+    if not callable(function) or function is keras.activations.linear:
+        return None
+    own: Callable[[Any], Any] = function
+    return own

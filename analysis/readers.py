@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorboard.util import tensor_util
-
-from analysis import summaries
+from analysis import event_file
 from analysis.table import Row, Run, Table
 
 PARTS = ("train", "validation", "analysis")
@@ -72,16 +70,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_rows(folder: Path, run: str) -> Iterator[Row]:
     for part in PARTS:
-        for path in summaries.event_files(folder / part):
-            for event in summaries.read_events(path):
-                for value in event.summary.value:
-                    # An empty shape is a scalar; histograms, images and texts
-                    # have axes.
-                    if value.HasField("tensor") and not (
-                        value.tensor.tensor_shape.dim
-                    ):
-                        number = tensor_util.make_ndarray(value.tensor)
-                        if number.dtype.kind == "f":
-                            yield Row(
-                                run, part, value.tag, event.step, float(number)
-                            )
+        for tag, step, value in event_file.scalars(folder / part):
+            yield Row(run, part, tag, step, value)

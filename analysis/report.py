@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from analysis import readers, summaries
+from analysis import event_file, readers, summaries
 from analysis.figures import figure1, jacobians
 from analysis.table import Run, Table
 
@@ -180,7 +180,7 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
     if not pictures:
         return
     folder = logdir / "figures"
-    for path in summaries.event_files(folder):
+    for path in event_file.event_files(folder):
         path.unlink()  # the page shows the newest drawing only
     writer = summaries.Writer(folder)
     writer.open(0)

@@ -45,3 +45,8 @@ def logarithmic(*, per_decade: int = 10) -> Schedule:
 def any_of(*schedules: Schedule) -> Schedule:
     """Steps that any of the schedules takes."""
     return lambda step: any(schedule(step) for schedule in schedules)
+
+
+def and_before(schedule: Schedule) -> Schedule:
+    """The steps of a schedule, and the one before each."""
+    return lambda step: schedule(step) or schedule(step + 1)

@@ -60,7 +60,14 @@ class Recipe:
     measures: tuple[str, ...] = _field(
         ("percentiles", "jacobian"),
         "what to record of each block, comma separated; empty for nothing",
-        choices=("percentiles", "jacobian"),
+        choices=(
+            "percentiles",
+            "jacobian",
+            "covariance",
+            "gradients",
+            "covariate_shift",
+            "landscape",
+        ),
     )
     measure_every: int = _field(
         500, "steps between two measurements", at_least=1

@@ -1,29 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Singular values of layer Jacobians.
+"""Singular values of Jacobians: of a layer, a block, a span, any function.
 
 Section 3.3 of Ioffe & Szegedy 2015 conjectures that batch normalization brings
 them close to 1, which keeps the size of gradients through many layers.
+
+Three methods, by what a size allows:
+
+- `"exact"`: the matrix and its SVD. About a second up to 1,000 x 1,000.
+- `"iterative"`: some of the largest or smallest values, to rounding, by
+  implicitly restarted Lanczos (SciPy's `svds`) on products alone. Largest
+  values converge fast, smallest only where they stand apart, and then to
+  about the root of the machine epsilon times the largest. Of equal values
+  some may be missed.
+- `"lanczos"`: the density of all values, by stochastic Lanczos quadrature
+  (`analysis/measures/lanczos.py`); a few dozen products at any size.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, svds
 
-from analysis import autodiff
+from analysis import autodiff, probes, spans
+from analysis.measures import lanczos, spectra
+from analysis.measures.operators import JacobianOperator
+from analysis.measures.spectra import Method, Spectrum, Which
 
+Array = NDArray[np.floating[Any]]
 Mode = Literal["inference", "batch"]
 
+#: `method="auto"` computes the matrix up to this many entries (of all
+#: examples together), and its SVD up to this many multiplications: about a
+#: second of one CPU core, and less than half a gigabyte.
+EXACT_ENTRIES = 5e7
+EXACT_WORK = 2e9
 
-def jacobian_singular_values(
+#: Restarts of `"iterative"`, of some 20 products each, before it gives up.
+MOST_RESTARTS = 200
+
+
+def jacobian_spectrum(
     function_or_layer: Callable[[Any], Any] | keras.layers.Layer,
     inputs: ArrayLike,
     *,
     mode: Mode = "inference",
-) -> NDArray[np.floating[Any]]:
-    """All singular values of d outputs / d inputs, by exact SVD.
+    k: int | None = None,
+    which: Which = "largest",
+    method: Method | Literal["auto"] = "auto",
+    seed: int = 0,
+) -> Spectrum:
+    """Singular values of d outputs / d inputs, as many as can be had.
 
     In `"inference"` mode each example has a Jacobian of its own, with the
     layer's moving statistics. In `"batch"` mode there is one, of all outputs
@@ -31,64 +61,272 @@ def jacobian_singular_values(
     examples; a layer's moving statistics stay as they are.
 
     Args:
-        function_or_layer: A built Keras layer or model, or a function of one
-            tensor.
-        inputs: `[N, ...]`, floating point.
+        function_or_layer: A built Keras layer or model, an
+            `analysis.Span`, or a function of one tensor.
+        inputs: `[N, ...]`, floating point; of a span, the model's inputs.
         mode: See above.
+        k: How many values at either end; `None` for all of them.
+        which: At which end if `k` is given: `"largest"`, `"smallest"` or
+            `"both"`.
+        method: See the module; `"auto"` takes `"exact"` where that is about a
+            second's work, else `"iterative"` if `k` is given, else
+            `"lanczos"`. The result says which it was.
+        seed: Of the random vectors that `"iterative"` starts from and
+            `"lanczos"` averages over.
 
     Returns:
-        Descending: `[N, min(outputs, inputs)]` per example in inference mode,
-        `[min(N outputs, N inputs)]` in batch mode.
+        The spectrum: `[N, ...]` arrays per example in inference mode.
+
+    Raises:
+        ValueError: If an argument is none of the above, `k` does not fit the
+            method, the output does not depend on the inputs, or its
+            derivatives are not finite.
+        RuntimeError: If `"iterative"` does not converge.
+    """
+    return Jacobian(function_or_layer, mode=mode).spectrum(
+        inputs, k=k, which=which, method=method, seed=seed
+    )
+
+
+def jacobian_singular_values(
+    function_or_layer: Callable[[Any], Any] | keras.layers.Layer,
+    inputs: ArrayLike,
+    *,
+    mode: Mode = "inference",
+    k: int | None = None,
+    method: Literal["auto", "exact", "iterative"] = "auto",
+) -> Array:
+    """All singular values of d outputs / d inputs, or the `k` largest.
+
+    `jacobian_spectrum` says more: means, condition number, the density where
+    all values cannot be had.
+
+    Args:
+        function_or_layer: As of `jacobian_spectrum`.
+        inputs: As of `jacobian_spectrum`.
+        mode: As of `jacobian_spectrum`.
+        k: How many of the largest; `None` for all.
+        method: As of `jacobian_spectrum`; without `k`, `"auto"` is
+            `"exact"` at any size.
+
+    Returns:
+        Descending: `[N, k]` per example in inference mode, `[k]` in batch
+        mode, with k = min(outputs, inputs) if `k` is `None`.
+
+    Raises:
+        ValueError: As of `jacobian_spectrum`.
+        RuntimeError: As of `jacobian_spectrum`.
+    """
+    if method == "auto" and k is None:
+        method = "exact"
+    return jacobian_spectrum(
+        function_or_layer, inputs, mode=mode, k=k, method=method
+    ).values
+
+
+class Jacobian:
+    """A function's Jacobian, compiled once, to be looked at at many inputs.
+
+    Args:
+        function_or_layer: As of `jacobian_spectrum`.
+        mode: As of `jacobian_spectrum`.
 
     Raises:
         ValueError: If `mode` is neither.
     """
-    if mode == "inference":
-        jacobian = autodiff.batch_jacobian(
-            inference_function(function_or_layer)
+
+    def __init__(
+        self,
+        function_or_layer: Callable[[Any], Any] | keras.layers.Layer,
+        *,
+        mode: Mode = "inference",
+    ) -> None:
+        _one_of("mode", mode, ("inference", "batch"))
+        self._coupled = mode == "batch"
+        function = _as_function(function_or_layer, training=self._coupled)
+        self._products = autodiff.Products(function)
+        self._matrix = (
+            autodiff.jacobian(function)
+            if self._coupled
+            else autodiff.batch_jacobian(function)
         )
-    elif mode == "batch":
-        jacobian = autodiff.jacobian(_training_function(function_or_layer))
-    else:
-        raise ValueError(
-            f"mode must be one of inference, batch. Received: mode={mode}"
+        self._where = getattr(function_or_layer, "locate", _at_the_inputs)
+
+    def spectrum(
+        self,
+        inputs: ArrayLike,
+        *,
+        k: int | None = None,
+        which: Which = "largest",
+        method: Method | Literal["auto"] = "auto",
+        seed: int = 0,
+    ) -> Spectrum:
+        """As `jacobian_spectrum`."""
+        _check(k, which, method)
+        where, context = self._where(inputs)
+        operator = JacobianOperator(
+            self._products, where, context, coupled=self._coupled
         )
-    return singular_values(jacobian(inputs))
+        if method == "auto":
+            method = choose_method(operator.blocks, *operator.shape, k=k)
+        if method == "exact":
+            matrices = self._matrix(where, *context)
+            _check_finite(matrices)
+            return _exact(matrices, k, which)
+        _check_finite(operator @ np.ones(operator.shape[1], operator.dtype))
+        if method == "lanczos":
+            spectrum = _density(operator, seed)
+        else:
+            spectrum = _ends(operator, k or 1, which, seed)
+        return _first(spectrum) if self._coupled else spectrum
 
 
-def singular_values(matrices: ArrayLike) -> NDArray[np.floating[Any]]:
+def choose_method(
+    blocks: int, rows: int, columns: int, *, k: int | None
+) -> Method:
+    """What `"auto"` chooses.
+
+    Args:
+        blocks: Number of Jacobians on the diagonal of the operator.
+        rows: Rows of the operator, of all blocks together.
+        columns: Columns, likewise.
+        k: How many singular values are asked for; `None` for all.
+    """
+    entries = rows * columns / blocks
+    work = entries * min(rows, columns) / blocks
+    if entries <= EXACT_ENTRIES and work <= EXACT_WORK:
+        return "exact"
+    return "lanczos" if k is None else "iterative"
+
+
+def singular_values(matrices: ArrayLike) -> Array:
     """Singular values `[..., min(p, q)]` of `[..., p, q]`, descending."""
-    values: NDArray[np.floating[Any]] = np.linalg.svd(
-        np.asarray(matrices), compute_uv=False
-    )
+    values: Array = np.linalg.svd(np.asarray(matrices), compute_uv=False)
     return values
 
 
-def inference_function(
-    function_or_layer: Callable[[Any], Any] | keras.layers.Layer,
-) -> Callable[[Any], Any]:
-    """The layer as a function in inference mode; a function as it is."""
-    if isinstance(function_or_layer, keras.layers.Layer):
-        layer = function_or_layer
-        return lambda x: layer(x, training=False)
-    return function_or_layer
+def _exact(matrices: Array, k: int | None, which: Which) -> Spectrum:
+    spectrum = spectra.exact(singular_values(matrices))
+    return spectrum if k is None else spectra.ends(spectrum, k, which)
 
 
-def _training_function(
-    function_or_layer: Callable[[Any], Any] | keras.layers.Layer,
-) -> Callable[[Any], Any]:
-    if not isinstance(function_or_layer, keras.layers.Layer):
-        return function_or_layer
-    layer = function_or_layer
+def _density(operator: JacobianOperator, seed: int) -> Spectrum:
+    nodes, weights = lanczos.density(
+        _tall(operator), blocks=operator.blocks, seed=seed
+    )
+    square = nodes**2
+    return Spectrum(
+        values=nodes,
+        weights=weights,
+        method="lanczos",
+        which="all",
+        mean_square=np.sum(weights * square, axis=-1),
+        isometry_distance=np.sqrt(np.sum(weights * (square - 1) ** 2, axis=-1)),
+    )
 
-    def function(x: Any) -> Any:
-        # Stateless: the new moving statistics are returned, not assigned.
-        outputs, _ = layer.stateless_call(
-            [v.value for v in layer.trainable_variables],
-            [v.value for v in layer.non_trainable_variables],
-            x,
-            training=True,
+
+def _ends(
+    operator: JacobianOperator, k: int, which: Which, seed: int
+) -> Spectrum:
+    ends = ("largest", "smallest") if which == "both" else (which,)
+    values = [
+        np.concatenate([_end(operator.block(i), k, end, seed) for end in ends])
+        for i in range(operator.blocks)
+    ]
+    square, distance = lanczos.mean_squares(
+        _tall(operator), blocks=operator.blocks, seed=seed
+    )
+    return Spectrum(
+        values=np.stack(values),
+        weights=None,
+        method="iterative",
+        which=which,
+        mean_square=square,
+        isometry_distance=np.sqrt(distance),
+    )
+
+
+def _end(operator: LinearOperator, k: int, end: str, seed: int) -> Array:
+    """The `k` largest or smallest singular values, descending."""
+    size = min(operator.shape)
+    if k >= size:
+        raise ValueError(
+            "method iterative gives fewer values than the Jacobian has "
+            f"({size}). Received: k={k}"
         )
-        return outputs
+    start = np.random.default_rng(seed).normal(size=size)
+    try:
+        values = svds(
+            operator,
+            k,
+            which="LM" if end == "largest" else "SM",
+            v0=start.astype(operator.dtype),
+            maxiter=MOST_RESTARTS,
+            return_singular_vectors=False,
+        )
+    except ArpackNoConvergence:
+        raise RuntimeError(
+            f"the {k} {end} of {size} singular values do not stand apart "
+            f"enough to be found in {MOST_RESTARTS} restarts; method lanczos "
+            "gives their density"
+        ) from None
+    return np.sort(values)[::-1]
 
+
+def _tall(operator: LinearOperator) -> LinearOperator:
+    """The operator or its transpose, whichever has more rows."""
+    rows, columns = operator.shape
+    return operator if rows >= columns else operator.H
+
+
+def _first(spectrum: Spectrum) -> Spectrum:
+    """The only Jacobian's spectrum, without the axis of the examples."""
+    arrays = {
+        field.name: value[0]
+        for field in dataclasses.fields(spectrum)
+        if isinstance(value := getattr(spectrum, field.name), np.ndarray)
+    }
+    return dataclasses.replace(spectrum, **arrays)
+
+
+def _as_function(thing: Any, *, training: bool) -> Callable[..., Any]:
+    if isinstance(thing, keras.layers.Layer):
+        thing = probes.Block(thing.name, (thing,))
+    if isinstance(thing, probes.Block | spans.Span):
+        return thing.function(training=training)
+    function: Callable[..., Any] = thing
     return function
+
+
+def _at_the_inputs(inputs: ArrayLike) -> tuple[ArrayLike, Sequence[ArrayLike]]:
+    return inputs, ()
+
+
+def _check(k: int | None, which: str, method: str) -> None:
+    _one_of("which", which, ("largest", "smallest", "both"))
+    _one_of("method", method, ("auto", "exact", "iterative", "lanczos"))
+    if k is not None and k < 1:
+        raise ValueError(f"k must be >= 1. Received: k={k}")
+    if method == "iterative" and k is None:
+        raise ValueError("method iterative needs a number k. Received: k=None")
+    if method == "lanczos" and k is not None:
+        raise ValueError(
+            "method lanczos gives the density of all values, not k of them. "
+            f"Received: k={k}"
+        )
+
+
+def _check_finite(values: Array) -> None:
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            "a Jacobian must be finite to have singular values. Received: "
+            "one with values that are not"
+        )
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(allowed)}. "
+            f"Received: {name}={value}"
+        )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.measures import samples
+
 #: The paper's three lines.
 PAPER_PERCENTILES = (15.0, 50.0, 85.0)
 
@@ -16,6 +18,8 @@ def percentiles(
     q: Sequence[float] = PAPER_PERCENTILES,
     *,
     per_unit: bool = False,
+    limit: int | None = samples.LIMIT,
+    seed: int = 0,
 ) -> NDArray[np.float64]:
     """Percentiles over examples, pooled over units or for each unit.
 
@@ -26,6 +30,11 @@ def percentiles(
         values: `[N, ..., units]`, any real dtype.
         q: Percentages in `[0, 100]`.
         per_unit: Whether each unit has percentiles of its own.
+        limit: Most values per percentile; of more, so many are drawn at
+            random, with ranks off by at most
+            `analysis.measures.samples.rank_error(limit)` percentage points.
+            `None` uses all.
+        seed: Seed of the draw.
 
     Returns:
         `[len(q)]`, or `[len(q), units]` per unit, in the unit of `values`.
@@ -43,7 +52,10 @@ def percentiles(
     outside = [p for p in q if not 0 <= p <= 100]
     if outside or not len(q):
         raise ValueError(f"q must lie in [0, 100]. Received: q={tuple(q)}")
-    rows: NDArray[Any] = array.reshape(-1, array.shape[-1])
+    rows: NDArray[Any] = array.reshape(-1, array.shape[-1] if per_unit else 1)
+    if limit is not None and len(rows) > limit:
+        drawn = np.random.default_rng(seed).integers(0, len(rows), limit)
+        rows = rows[np.sort(drawn)]
     # A percentile of float16 values interpolates in float16.
     rows = rows.astype(np.float64 if rows.dtype == np.float64 else np.float32)
     result = np.percentile(rows, q, axis=0 if per_unit else None)

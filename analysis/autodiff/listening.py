@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors inside a model, heard or replaced while it runs.
+
+The calls of its layers are listened to, so it works for every kind of Keras
+model, whatever its code; and inside a `keras.StatelessScope`, in which no
+variable, moving statistic or random state can change.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Part = Literal["inputs", "outputs", "driven"]
+
+#: Most numbers of a probe that run through the model at once.
+CHUNK = 2**20
+
+
+class Call(NamedTuple):
+    """One call of a layer, or of another operation of a functional model.
+
+    Attributes:
+        layer: The layer.
+        inputs: Its first argument.
+        outputs: What it returned.
+        driven: What went into the layer's own activation function; `None`
+            where it has none.
+    """
+
+    layer: keras.Operation
+    inputs: Any
+    outputs: Any
+    driven: Any = None
+
+
+class Place(NamedTuple):
+    """A tensor of a model: of which layer, and which part of its call."""
+
+    layer: keras.Operation
+    part: Part
+
+
+def trace(
+    model: keras.Model, layers: Sequence[keras.Operation], inputs: Any
+) -> list[Call]:
+    """The calls of layers, in order, with symbolic tensors.
+
+    Calls within loops, as of recurrent cells, are left out.
+
+    What one layer returns and another takes is the same object.
+
+    Args:
+        model: A built model.
+        layers: The layers to listen to.
+        inputs: What the model takes, as arrays or as Keras' symbolic tensors.
+    """
+    calls: list[Call] = []
+
+    def run(inputs: Any) -> None:
+        graph = tf.compat.v1.get_default_graph()
+        calls.extend(
+            call
+            for call in _calls(model, layers, inputs, training=False)
+            if getattr(call.outputs, "graph", None) is graph
+        )
+
+    _compiled(run, inputs)
+    return calls
+
+
+def capture(
+    model: keras.Model,
+    places: Sequence[Place],
+    inputs: Any,
+    *,
+    training: bool = False,
+) -> Callable[[], dict[Place, Array]]:
+    """Returns a function that runs a model and reports tensors inside it.
+
+    A layer that is called several times is seen at its last call.
+
+    Args:
+        model: A built model.
+        places: What to report; floating-point tensors `[N, ...]`.
+        inputs: What the model takes, as arrays.
+        training: Whether the model runs in training mode, on all inputs as
+            one batch. Otherwise it takes them in pieces, to save memory.
+
+    Returns:
+        `run()`, which gives an array, float32 or float64, per place.
+
+    Raises:
+        ValueError: If the model does not take the inputs, or there is no such
+            tensor at a place.
+    """
+
+    def run(inputs: Any) -> list[Any]:
+        layers = list({place.layer for place in places})
+        calls = _calls(model, layers, inputs, training=training)
+        last = {call.layer: call for call in calls}
+        return [_tensor_at(place, last.get(place.layer)) for place in places]
+
+    compiled = _compiled(run, inputs)
+    chunks = _chunks(inputs, most=None if training else CHUNK)
+
+    def captured() -> dict[Place, Array]:
+        seen = [compiled(*keras.tree.flatten(chunk)) for chunk in chunks]
+        return {
+            place: np.concatenate([tensors[i].numpy() for tensors in seen])
+            for i, place in enumerate(places)
+        }
+
+    return captured
+
+
+def spanning(
+    model: keras.Model,
+    start: keras.Operation | None,
+    end: keras.Operation,
+    *,
+    training: bool,
+) -> Callable[..., Any]:
+    """Returns the part of a model between two tensors, as a function.
+
+    Args:
+        model: A built model.
+        start: Its output is the function's argument; `None` for the model's
+            only input.
+        end: Its output is the function's result.
+        training: Whether the model runs in training mode.
+
+    Returns:
+        `function(z, inputs)`: the output of `end` where that of `start` is
+        `z`, and all that does not depend on it follows from the model's
+        `inputs`. It raises `ValueError` if either is not called once.
+    """
+
+    def function(z: Any, inputs: Any) -> Any:
+        calls: list[Call] = []
+        with contextlib.ExitStack() as stack:
+            if start is not None:
+                stack.enter_context(_listening([start], calls, replace=z))
+            stack.enter_context(_listening([end], calls))
+            with keras.StatelessScope():
+                model(z if start is None else inputs, training=training)
+        for layer in {start, end} - {None}:
+            count = sum(call.layer is layer for call in calls)
+            if count != 1:
+                raise ValueError(
+                    "a span's ends must be called once each. Received: "
+                    f"{layer.name}, called {count} times"
+                )
+        return next(call.outputs for call in calls if call.layer is end)
+
+    return function
+
+
+def _calls(
+    model: keras.Model,
+    layers: Sequence[keras.Operation],
+    inputs: Any,
+    *,
+    training: bool,
+) -> list[Call]:
+    """The calls of layers while the model runs."""
+    calls: list[Call] = []
+    with keras.StatelessScope(), _listening(layers, calls):
+        model(inputs, training=training)
+    return calls
+
+
+def _compiled(function: Callable[[Any], Any], inputs: Any) -> Any:
+    """The function, compiled for any number of such examples."""
+
+    def spec(x: Any) -> tf.TensorSpec:
+        return tf.TensorSpec((None, *x.shape[1:]), x.dtype)
+
+    return tf.function(function, autograph=False).get_concrete_function(
+        keras.tree.map_structure(spec, inputs)
+    )
+
+
+@contextlib.contextmanager
+def _listening(
+    layers: Sequence[keras.Operation], calls: list[Call], replace: Any = None
+) -> Iterator[None]:
+    """Appends every call of the layers; they may return something else."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            listen = _recorder(layer, calls, replace)
+            stack.enter_context(_instead(layer, "call", listen))
+        yield
+
+
+def _recorder(
+    layer: keras.Operation, calls: list[Call], replace: Any
+) -> Callable[..., Any]:
+    call, activation = layer.call, layer.__dict__.get("activation")
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        driven: list[Any] = []
+
+        def activate(x: Any) -> Any:
+            driven.append(x)
+            return activation(x)
+
+        with contextlib.ExitStack() as stack:
+            if callable(activation):
+                stack.enter_context(_instead(layer, "activation", activate))
+            outputs = call(*args, **kwargs)
+        if replace is not None:
+            outputs = tf.cast(replace, outputs.dtype)
+        inputs = args[0] if args else next(iter(kwargs.values()))
+        calls.append(Call(layer, inputs, outputs, *driven[-1:]))
+        return outputs
+
+    return recording
+
+
+@contextlib.contextmanager
+def _instead(layer: keras.Operation, name: str, value: Any) -> Iterator[None]:
+    """Gives an attribute another value, past Keras' tracking of attributes."""
+    attributes = layer.__dict__
+    had, before = name in attributes, attributes.get(name)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            attributes[name] = before
+        else:
+            del attributes[name]
+
+
+def _tensor_at(place: Place, call: Call | None) -> Any:
+    tensor: Any = call and getattr(call, place.part)
+    usable = tf.is_tensor(tensor) and tensor.dtype.is_floating
+    # A tensor of an inner loop, as of a recurrent cell, cannot leave it.
+    if not usable or tensor.graph is not tf.compat.v1.get_default_graph():
+        raise ValueError(
+            f"the {place.part} of a measured layer must be one floating-point "
+            f"tensor. Received: layer={place.layer.name}"
+        )
+    half = tensor.dtype in (tf.float16, tf.bfloat16)
+    return tf.cast(tensor, tf.float32) if half else tensor
+
+
+def _chunks(inputs: Any, *, most: int | None) -> list[Any]:
+    """The inputs in pieces of so many numbers, or of one example."""
+    arrays = [np.asarray(array) for array in keras.tree.flatten(inputs)]
+    count = len(arrays[0])
+    size = sum(array.size for array in arrays)
+    step = max(1, (most or size) * count // max(1, size))
+    starts = range(0, count, step)
+    return [
+        keras.tree.map_structure(
+            lambda x, part=slice(first, first + step): tf.constant(x[part]),
+            inputs,
+        )
+        for first in starts
+    ]
+
+
+def arrays(variables: Sequence[keras.Variable]) -> list[Array]:
+    """Copies of the variables' values, which training may change in place."""
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedule + probe + measure -> summaries, as Keras callbacks.
+
+They only look: models run in a scope in which no variable, optimizer or random
+state can change, so the weights of a run do not depend on them. And no
+measurement is worth a lost run: what is wrong with the arguments is said
+before the first step, what goes wrong later is noted and training goes on.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis import autodiff, probes, summaries
+from analysis.layout import Category
+from analysis.schedules import Schedule
+
+_LOG = logging.getLogger(__name__)
+
+#: A tag and its value; an array becomes a histogram.
+Reading = tuple[str, Any]
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Counts steps across epochs, resumed runs and steps per execution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self._epoch_start = 0
+        self._started = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Waits: other callbacks may yet restore an interrupted run."""
+        del logs
+        self._started = False
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Learns at which step, and where in the epoch, training begins."""
+        del logs
+        if not self._started:
+            self._started = True
+            self.step = int(self.model.optimizer.iterations)
+            self.start()
+        self._epoch_start = self.step - batch
+        self.steps_ahead()
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Counts."""
+        del logs
+        earlier, self.step = self.step, self._epoch_start + batch + 1
+        self.steps_done(earlier)
+
+    def start(self) -> None:
+        """Called before the first step, at `self.step`."""
+
+    def steps_ahead(self) -> None:
+        """Called before further steps are made, at `self.step`."""
+
+    def steps_done(self, earlier: int) -> None:
+        """Called after the steps `earlier + 1 .. self.step`."""
+
+
+class MeasureCallback(StepCallback):
+    """Measures at the steps of a schedule.
+
+    Where several steps run at once and a scheduled one lies inside, the
+    measure is taken at the end of them and carries that step.
+
+    Args:
+        writer: Where to write.
+        schedule: At which steps.
+        probe: The examples: a `Probe`, arrays, `(inputs, targets)`, or a data
+            set. Of all but a `Probe`, at most `examples` are taken.
+        layers: What to look at, see `analysis.probes.blocks`; `None` for the
+            default.
+        seed: Of every random choice.
+
+    Attributes:
+        measure: First part of the tags.
+        schedule: The steps at which it wants to be called.
+        how_to_read: What the dashboard says of its charts, in Markdown.
+        examples: How many examples are plenty.
+        blocks: What is looked at, once training has begun.
+        missing: Of the last look, which layers were not measured, and why.
+
+    Raises:
+        ValueError: For a probe without examples; before the first step, for
+            layers that the model lacks and a probe that it does not take.
+    """
+
+    measure = ""
+    how_to_read = ""
+    examples = 1000
+
+    def __init__(
+        self,
+        writer: summaries.Writer,
+        *,
+        schedule: Schedule,
+        probe: Any,
+        layers: Any = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.schedule = self._due = schedule
+        self.probe = probes.as_probe(probe, size=self.examples, seed=seed)
+        self.blocks: list[probes.Block] = []
+        self._writer = writer
+        self._layers = layers
+        self._seed = seed
+        self.missing: dict[str, str] = {}
+        self._warned: set[str] = set()
+
+    def start(self) -> None:
+        """Makes ready; measures the untrained model if scheduled."""
+        self._writer.open(self.step)
+        self.attach()
+        if self.step == 0 and self._due(0):
+            self._record()
+
+    def steps_done(self, earlier: int) -> None:
+        """Measures if one of the steps was scheduled."""
+        if any(map(self._due, range(earlier + 1, self.step + 1))):
+            self._record()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Writes everything out."""
+        del logs
+        self._writer.close()
+
+    def attach(self) -> None:
+        """Finds the blocks in `self.model` and compiles what is needed.
+
+        Raises:
+            ValueError: If the model lacks the layers or refuses the probe.
+        """
+        try:
+            self.blocks = self.find_blocks()
+            self.prepare()
+        except ValueError as error:
+            raise ValueError(
+                f"{self.measure}: {_plain(error)} "
+                f"(the probe's inputs: {_shapes(self.probe.inputs)})"
+            ) from error
+
+    def find_blocks(self) -> list[probes.Block]:
+        """The parts of the model to look at."""
+        return probes.blocks(self.model, self._layers, inputs=self.probe.inputs)
+
+    def prepare(self) -> None:
+        """Compiles what is needed, once the blocks are known."""
+
+    def look(self) -> Iterator[Reading]:
+        """Measures now; what fails is added to `missing` and left out."""
+        for layer, readings in self.parts():
+            try:
+                yield from readings()
+            except Exception as error:
+                self._note(layer, error)
+
+    def parts(
+        self,
+    ) -> Iterator[tuple[str, Callable[[], Iterable[Reading]]]]:
+        """What is measured: names of layers, and functions that do it."""
+        raise NotImplementedError
+
+    def category(self) -> Category:
+        """The charts of this measure on the dashboard."""
+        raise NotImplementedError
+
+    def tag(self, layer: str, *rest: str) -> str:
+        """The tag of a curve of this measure."""
+        return summaries.tag(self.measure, layer, *rest)
+
+    def _record(self) -> None:
+        try:
+            for tag, value in self.look():
+                if np.ndim(value):
+                    self._writer.histogram(tag, value, step=self.step)
+                else:
+                    self._writer.scalar(tag, float(value), step=self.step)
+        except Exception as error:
+            self._note("all", error)
+        for layer, reason in self.missing.items():
+            name = summaries.tag("missing", self.measure, layer)
+            self._writer.text(name, reason, step=self.step)
+        self.missing.clear()
+        self._writer.flush()
+
+    def _note(self, layer: str, error: Exception) -> None:
+        reason = _plain(error)
+        self.missing[layer] = reason
+        if layer not in self._warned:
+            self._warned.add(layer)
+            _LOG.warning(
+                "%s of %s was not measured at step %d: %s",
+                self.measure,
+                layer,
+                self.step,
+                reason,
+            )
+
+
+class CapturingCallback(MeasureCallback):
+    """Measures one tensor of each block by itself."""
+
+    def prepare(self) -> None:
+        """Compiles the model up to the blocks' tensors."""
+        self._capture = autodiff.capture(
+            self.model, list(map(self.place, self.blocks)), self.probe.inputs
+        )
+
+    def parts(
+        self,
+    ) -> Iterator[tuple[str, Callable[[], Iterable[Reading]]]]:
+        """The blocks; those with values that are not finite cannot be read."""
+        captured = self._capture()
+        for block in self.blocks:
+            values = captured[self.place(block)]
+
+            def readings(
+                block: probes.Block = block, values: Any = values
+            ) -> Iterable[Reading]:
+                check_finite(values)
+                return self.read(block, values)
+
+            yield block.name, readings
+
+    def place(self, block: probes.Block) -> autodiff.Place:
+        """The tensor that the measure wants."""
+        raise NotImplementedError
+
+    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+        """What the measure says of one block's tensor `[N, ...]`."""
+        raise NotImplementedError
+
+
+def check_finite(*arrays: ArrayLike) -> None:
+    """Raises `ValueError` if an array holds NaN or infinity."""
+    for array in map(np.asarray, arrays):
+        bad = np.size(array) - np.count_nonzero(np.isfinite(array))
+        if bad:
+            raise ValueError(
+                f"{bad:,} of {np.size(array):,} values are not finite"
+            )
+
+
+def _plain(error: Exception) -> str:
+    """What is wrong, in a line, without what Keras puts around it."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
+    paragraphs = text.split("\n\n")
+    wrapped = text.startswith("Exception encountered") and paragraphs[1:]
+    return " ".join((wrapped or paragraphs)[0].split())
+
+
+def _shapes(inputs: Any) -> str:
+    return str(keras.tree.map_structure(lambda x: np.asarray(x).shape, inputs))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Internal covariate shift of one step, as moments and as gradients."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from analysis import autodiff
+from analysis.autodiff import Place
+from analysis.callbacks.base import Reading, check_finite
+from analysis.callbacks.updates import UpdateCallback
+from analysis.layout import Category, Lines
+from analysis.measures import covariate_shift
+
+_CHARTS = {
+    "cosine": "cosine between gradients before and after the layers below step",
+    "distance": "distance between these gradients, relative",
+    "mean_drift": "drift of input means per step, in standard deviations",
+    "std_drift": "drift of the log of input standard deviations per step",
+}
+
+
+class CovariateShiftCallback(UpdateCallback):
+    """How one step shifts what each layer sees.
+
+    Writes under `covariate_shift/<layer>/`, over one step and on the probe in
+    training mode: `mean_drift` and `std_drift` of the layer's input; and,
+    after arXiv 1805.11604, `cosine` and `distance` (over the norm) between
+    the layer's gradient before the step and that after the layers before it,
+    and only they, made it. Costs a gradient per layer.
+
+    Args:
+        writer: Where to write.
+        **options: See `MeasureCallback`; the probe needs targets.
+    """
+
+    measure = "covariate_shift"
+    how_to_read = """\
+How one step changes what each layer sees, with its own weights held still.
+`mean_drift` and `std_drift` are the paper's internal covariate shift: how far
+the moments of the layer's inputs move. `cosine` is what that means for
+learning (arXiv 1805.11604): 1 if the layer's gradient stays what it was when
+the layers below take their step, 0 if it turns by a right angle."""
+
+    def find_blocks(self) -> list[Any]:
+        """Also checks that there is a loss to take gradients of."""
+        if self.probe.targets is None:
+            raise ValueError("the probe needs targets. Received: none")
+        return super().find_blocks()
+
+    def prepare(self) -> None:
+        """Compiles the gradient, and the model up to the layers' inputs."""
+        self._gradient = autodiff.loss_and_gradients(
+            self.model, self.probe.inputs, self.probe.targets
+        )
+        self._capture = autodiff.capture(
+            self.model,
+            [block.entry for block in self.blocks],
+            self.probe.inputs,
+            training=True,
+        )
+        self._inputs_before: dict[Place, Any] = {}
+
+    def keep(self) -> None:
+        """Keeps also the layers' inputs before the step."""
+        self._inputs_before = self._capture()
+        super().keep()
+
+    def parts(
+        self,
+    ) -> Iterator[tuple[str, Callable[[], Iterable[Reading]]]]:
+        """The drift of each layer's input, then all gradients."""
+        if self.before is None:
+            return
+        inputs = self._capture()
+        for block in self.blocks:
+            yield (
+                block.name,
+                partial(self._drift, block.name, block.entry, inputs),
+            )
+        yield "network", self._shifts
+
+    def category(self) -> Category:
+        """One chart per statistic, all layers together."""
+        return Category(
+            "Covariate shift",
+            [
+                Lines(title, [self.tag(b.name, name) for b in self.blocks])
+                for name, title in _CHARTS.items()
+            ],
+        )
+
+    def _drift(
+        self, name: str, place: Place, inputs: dict[Place, Any]
+    ) -> Iterable[Reading]:
+        check_finite(inputs[place])
+        drift = covariate_shift.moment_drift(
+            self._inputs_before[place], inputs[place]
+        )
+        yield self.tag(name, "mean_drift"), drift.mean
+        yield self.tag(name, "std_drift"), drift.std
+
+    def _shifts(self) -> Iterable[Reading]:
+        shifts = covariate_shift.gradient_shifts(
+            lambda weights: self._gradient(weights)[1],
+            list(self.own.values()),
+            self.before or [],
+            self.weights(),
+        )
+        for name, shift in zip(self.own, shifts, strict=True):
+            if not math.isnan(shift.cosine):
+                yield self.tag(name, "cosine"), shift.cosine
+                yield self.tag(name, "distance"), shift.relative

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss and metrics of training and test."""
+
+from typing import Any
+
+from analysis import summaries
+from analysis.callbacks.base import StepCallback
+
+
+class CurvesCallback(StepCallback):
+    """Writes `loss`, `accuracy`, ... of training and test at each epoch's end.
+
+    Args:
+        train: Writer for the training curves.
+        validation: Writer for the curves whose names start with `val_`, which
+            is taken off, so that TensorBoard lays the two over each other.
+    """
+
+    def __init__(
+        self, train: summaries.Writer, validation: summaries.Writer
+    ) -> None:
+        super().__init__()
+        self._train = train
+        self._validation = validation
+
+    def start(self) -> None:
+        """Opens the writers at the step that training starts from."""
+        self._train.open(self.step)
+        self._validation.open(self.step)
+
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Writes one point of each curve."""
+        del epoch
+        for name, value in (logs or {}).items():
+            if name.startswith("val_"):
+                self._validation.scalar(name[4:], value, step=self.step)
+            else:
+                self._train.scalar(name, value, step=self.step)
+        self._train.flush()
+        self._validation.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Writes everything out."""
+        del logs
+        self._train.close()
+        self._validation.close()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What TensorBoard shows around the curves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis import layout, summaries
+from analysis.callbacks.base import MeasureCallback, StepCallback
+
+
+class DashboardCallback(StepCallback):
+    """Writes the page layout, the reading guide and the hyperparameters, once.
+
+    Put it after the callbacks whose charts it arranges.
+
+    Args:
+        writer: Where to write the layout: the one of the measures.
+        run_writer: Writer of the run's own folder, for the hparams page.
+        measures: The measuring callbacks.
+        hyperparameters: What to compare runs by.
+        run_name: The run's row on the hparams page.
+    """
+
+    def __init__(
+        self,
+        writer: summaries.Writer,
+        *,
+        run_writer: summaries.Writer,
+        measures: Sequence[MeasureCallback],
+        hyperparameters: Mapping[str, Any],
+        run_name: str,
+    ) -> None:
+        super().__init__()
+        self._writer = writer
+        self._run_writer = run_writer
+        self._measures = measures
+        self._hyperparameters = hyperparameters
+        self._run_name = run_name
+
+    def start(self) -> None:
+        """Writes, unless the run is a resumed one."""
+        if self.step:
+            return
+        if self._measures:
+            self._writer.open(0)
+            page = layout.layout(m.category() for m in self._measures)
+            self._writer.layout(page)
+            for measure in self._measures:
+                name = summaries.tag("how_to_read", measure.measure)
+                self._writer.text(name, measure.how_to_read)
+            self._writer.flush()
+        self._run_writer.open(0)
+        self._run_writer.hyperparameters(
+            self._hyperparameters, trial=self._run_name
+        )
+        self._run_writer.close()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Writes everything out."""
+        del logs
+        self._writer.close()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of gradients, weights and steps."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from analysis import autodiff, event_file, summaries
+from analysis.callbacks.base import Reading, check_finite
+from analysis.callbacks.updates import Array, UpdateCallback
+from analysis.layout import Category, Lines
+from analysis.measures import gradients
+
+
+class GradientsCallback(UpdateCallback):
+    """Norms of the gradient and of the weights of each layer with a kernel.
+
+    Writes `gradients/<layer>/norm`, of the loss on the probe in training
+    mode, if the probe has targets; `weights/<layer>/norm`; its `growth` since
+    the start of training; and `update_ratio`, the size of the last step over
+    that of the weights.
+
+    Args:
+        writer: Where to write.
+        **options: See `MeasureCallback`.
+    """
+
+    measure = "gradients"
+    how_to_read = """\
+`gradients/.../norm` is the size of the loss's gradient for a layer's weights:
+layers should not differ by orders of magnitude. `update_ratio` is the size of
+one step over that of the weights: near .001 is common, much more throws the
+layer about, much less and it hardly learns. With normalization, weights may
+grow (`growth` since the start) without harm, as larger weights get smaller
+gradients (section 3.3 of the paper)."""
+
+    def prepare(self) -> None:
+        """Compiles the gradient; finds how large the weights were at first."""
+        self._gradient: Any = None
+        if self.probe.targets is not None:
+            self._gradient = autodiff.loss_and_gradients(
+                self.model, self.probe.inputs, self.probe.targets
+            )
+        now = self.weights()
+        self._first_norms = {
+            name: gradients.norm([now[i] for i in own])
+            for name, own in self.own.items()
+        }
+        if self.step:
+            self._first_norms.update(self._norms_at_the_start())
+
+    def parts(
+        self,
+    ) -> Iterator[tuple[str, Callable[[], Iterable[Reading]]]]:
+        """The gradient as a whole, then each block's weights."""
+        now = self.weights()
+        if self._gradient is not None:
+            yield "network", partial(self._gradient_norms, now)
+        for name in self.own:
+            yield name, partial(self._weight_readings, name, now)
+
+    def category(self) -> Category:
+        """One chart per statistic, all layers together."""
+        charts = {
+            "norm of the gradient": ("gradients", "norm"),
+            "size of a step over that of the weights": (
+                "weights",
+                "update_ratio",
+            ),
+            "norm of the weights over the first": ("weights", "growth"),
+        }
+        return Category(
+            "Gradients and weights",
+            [
+                Lines(title, [summaries.tag(m, b.name, s) for b in self.blocks])
+                for title, (m, s) in charts.items()
+                if m == "weights" or self.probe.targets is not None
+            ],
+        )
+
+    def _gradient_norms(self, now: list[Array]) -> Iterable[Reading]:
+        _, found = self._gradient(now)
+        for name, own in self.own.items():
+            size = gradients.norm([found[i] for i in own])
+            check_finite(size)
+            yield self.tag(name, "norm"), size
+
+    def _weight_readings(
+        self, name: str, now: list[Array]
+    ) -> Iterable[Reading]:
+        own = self.own[name]
+        weights = [now[i] for i in own]
+        check_finite(*weights)
+        size = gradients.norm(weights)
+        yield summaries.tag("weights", name, "norm"), size
+        if self._first_norms[name]:
+            growth = size / self._first_norms[name]
+            yield summaries.tag("weights", name, "growth"), growth
+        if self.before is not None:
+            before = [self.before[i] for i in own]
+            ratio = gradients.update_ratio(before, weights)
+            yield summaries.tag("weights", name, "update_ratio"), ratio
+
+    def _norms_at_the_start(self) -> dict[str, float]:
+        """What the run wrote before it was interrupted."""
+        names = {summaries.tag("weights", n, "norm"): n for n in self.own}
+        written = sorted(
+            (step, tag, value)
+            for tag, step, value in event_file.scalars(self._writer.folder)
+            if tag in names
+        )
+        first: dict[str, float] = {}
+        for _, tag, value in written:
+            first.setdefault(names[tag], value)
+        return first

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Singular values of the Jacobians of blocks."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis import autodiff, probes, summaries
+from analysis.callbacks.base import CapturingCallback, Reading
+from analysis.layout import Category, Lines
+from analysis.measures.jacobian import Jacobian, Mode
+from analysis.measures.spectra import Method
+
+#: Points of a density that its histogram is made of.
+_POINTS = 200
+
+
+class JacobianCallback(CapturingCallback):
+    """Singular values of each block's Jacobian.
+
+    A block reaches from the input of its linear layer to its activation.
+    Writes under `jacobian/<layer>/<mode>/` the largest values `s1 .. s<k>`,
+    `mean_square` and `isometry_distance`, means over the probe's examples;
+    the examples' median `condition_number`; and the histogram `spectrum`. Of
+    blocks too large for the exact spectrum there is its density: `s1` is
+    approximate then, and `s2 .. s<k>` are missing.
+
+    Args:
+        writer: Where to write.
+        mode: `"inference"`, or `"batch"`: in training mode, the examples
+            coupled; the probe is the batch.
+        k: How many of the largest values get a curve.
+        method: As of `analysis.jacobian_spectrum`.
+        **options: See `MeasureCallback`.
+    """
+
+    measure = "jacobian"
+    how_to_read = """\
+How much a block stretches small changes of its input. `s1` is the largest
+singular value of its Jacobian, `mean_square` the mean of all squares: the
+factor by which squared gradients change on their way back. Near 1, gradients
+keep their size, which the paper conjectures batch normalization to do (section
+3.3). `isometry_distance` is 0 where all singular values are 1. The spectrum is
+under *histograms*."""
+    examples = 20
+
+    def __init__(
+        self,
+        writer: summaries.Writer,
+        *,
+        mode: Mode = "inference",
+        k: int = 5,
+        method: Method | Literal["auto"] = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__(writer, **options)
+        self._mode: Mode = mode
+        self._k = k
+        self._method: Method | Literal["auto"] = method
+        self._jacobians: dict[str, Jacobian] = {}
+
+    def prepare(self) -> None:
+        """Makes one compiled Jacobian per block."""
+        super().prepare()
+        self._jacobians = {
+            block.name: Jacobian(block, mode=self._mode)
+            for block in self.blocks
+        }
+
+    def place(self, block: probes.Block) -> autodiff.Place:
+        """What goes into the block."""
+        return block.entry
+
+    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+        """The singular values of one block."""
+        spectrum = self._jacobians[block.name].spectrum(
+            values, method=self._method, seed=self._seed
+        )
+        exact = spectrum.method == "exact"
+        largest = np.atleast_2d(spectrum.values).mean(axis=0)
+        for i, value in enumerate(largest[: self._k if exact else 1], 1):
+            yield self._tag(block, f"s{i}"), value
+        yield self._tag(block, "mean_square"), spectrum.mean_square.mean()
+        distance = spectrum.isometry_distance.mean()
+        yield self._tag(block, "isometry_distance"), distance
+        condition = np.median(spectrum.condition_number)
+        yield self._tag(block, "condition_number"), condition
+        points = (np.arange(_POINTS) + 0.5) / _POINTS
+        shown = spectrum.values if exact else spectrum.quantiles(points)
+        yield self._tag(block, "spectrum"), shown
+
+    def category(self) -> Category:
+        """A chart of the largest values per block."""
+        names = [f"s{i}" for i in range(1, self._k + 1)]
+        charts = [
+            Lines(
+                f"{number} {block.name}, {self._mode}: s1 to s{self._k}",
+                [self._tag(block, name) for name in names],
+            )
+            for number, block in enumerate(self.blocks, 1)
+        ]
+        title = "Jacobian singular values"
+        return Category(
+            title if self._mode == "inference" else f"{title}, batch", charts
+        )
+
+    def _tag(self, block: probes.Block, statistic: str) -> str:
+        return self.tag(block.name, self._mode, statistic)

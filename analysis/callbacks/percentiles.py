@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distributions of what goes into activations, as in Fig. 1(b, c)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from analysis import autodiff, probes, summaries
+from analysis.callbacks.base import CapturingCallback, Reading
+from analysis.layout import Band, Category
+from analysis.measures import samples
+from analysis.measures.moments import moments
+from analysis.measures.percentiles import PAPER_PERCENTILES, percentiles
+from analysis.measures.saturation import saturation
+
+
+class PercentilesCallback(CapturingCallback):
+    """Percentiles of what goes into each block's activation (Fig. 1(b, c)).
+
+    Without an activation, of the block's output. Writes
+    `percentiles/<layer>/p<q>` over all units of the layer pooled and
+    `percentiles/<layer>/unit<i>/p<q>` of one unit; units are exchangeable
+    before training, so any index is a fair draw of "one typical unit". Also
+    `mean`, `std` and `skewness`, all units pooled, and the shares of
+    `saturated` values and `dead` units.
+
+    Of feature maps, at most 262,144 values are drawn at random: ranks are
+    off by at most .32 percentage points (99% confidence).
+
+    Args:
+        writer: Where to write.
+        q: Percentages, the lowest, middle and highest of which the dashboard
+            shows.
+        unit: Index of the one unit.
+        **options: See `MeasureCallback`.
+    """
+
+    measure = "percentiles"
+    how_to_read = """\
+The band spans the 15th to the 85th percentile of what goes into a block's
+activation, the line is the median, all over a fixed set of examples. "All
+units" pools a layer, "unit0" is one unit, as in Fig. 1(b, c) of the paper. A
+band that stays put means that later layers see a stable distribution.
+
+`saturated` is the share of values at which the activation function is flat,
+`dead` the share of units for which that is so on every example: nothing is
+learnt through them.
+
+Custom scalars cut outliers off by default: untick *ignore outliers* if a band
+looks cut."""
+
+    def __init__(
+        self,
+        writer: summaries.Writer,
+        *,
+        q: Sequence[float] = PAPER_PERCENTILES,
+        unit: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(writer, **options)
+        self._q = tuple(q)
+        self._unit = unit
+        self._slopes: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        """Compiles also the derivatives of the activation functions."""
+        super().prepare()
+        self._slopes = {
+            block.name: autodiff.slopes(block.activation)
+            for block in self.blocks
+            if block.activation is not None
+        }
+
+    def place(self, block: probes.Block) -> autodiff.Place:
+        """What goes into the activation."""
+        return block.drive
+
+    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+        """The percentiles, moments and shares of one block."""
+        rows = samples.rows(values, seed=self._seed)
+        unit = rows[:, self._unit : self._unit + 1]
+        for part, of in (((), rows), ((f"unit{self._unit}",), unit)):
+            for q, value in zip(self._q, percentiles(of, self._q), strict=True):
+                yield self._tag(block, q, *part), value
+        for name, value in moments(rows)._asdict().items():
+            yield self.tag(block.name, name), value
+        if block.name in self._slopes:
+            shares = saturation(self._slopes[block.name](rows))
+            for name, value in shares._asdict().items():
+                yield self.tag(block.name, name), value
+
+    def category(self) -> Category:
+        """Two bands per block: all units, and one."""
+        low, high = min(self._q), max(self._q)
+        lines = (low, sorted(self._q)[len(self._q) // 2], high)
+        names = ", ".join(map(summaries.percentile_name, lines))
+        charts = [
+            Band(
+                f"{number} {block.name}, {part[0] if part else 'all units'}: "
+                f"{names}",
+                *(self._tag(block, q, *part) for q in lines),
+            )
+            for number, block in enumerate(self.blocks, 1)
+            for part in ((), (f"unit{self._unit}",))
+        ]
+        return Category("Percentiles", charts)
+
+    def _tag(self, block: probes.Block, q: float, *part: str) -> str:
+        return self.tag(block.name, *part, summaries.percentile_name(q))

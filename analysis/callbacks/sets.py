@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ready-made sets of callbacks."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from analysis import probes, schedules, summaries
+from analysis.callbacks.base import MeasureCallback
+from analysis.callbacks.covariance import CovarianceCallback
+from analysis.callbacks.covariate_shift import CovariateShiftCallback
+from analysis.callbacks.curves import CurvesCallback
+from analysis.callbacks.dashboard import DashboardCallback
+from analysis.callbacks.gradients import GradientsCallback
+from analysis.callbacks.jacobian import JacobianCallback
+from analysis.callbacks.landscape import LandscapeCallback
+from analysis.callbacks.percentiles import PercentilesCallback
+from analysis.schedules import Schedule
+
+MEASURES: dict[str, type[MeasureCallback]] = {
+    callback.measure: callback
+    for callback in (
+        PercentilesCallback,
+        JacobianCallback,
+        CovarianceCallback,
+        GradientsCallback,
+        CovariateShiftCallback,
+        LandscapeCallback,
+    )
+}
+
+#: Measures that take gradients of the loss and so need targets.
+_OF_THE_LOSS = ("covariate_shift", "landscape")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What to measure, at which steps, on how many examples.
+
+    Attributes:
+        measures: Names in `MEASURES`.
+        schedule: The steps.
+        examples: Per measure, the most examples; others take their default.
+    """
+
+    measures: tuple[str, ...]
+    schedule: Schedule
+    examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+#: From nearly free to everything. Logarithmic schedules look often while much
+#: changes and cost less and less of a long run.
+PRESETS = {
+    "economy": Preset(
+        ("percentiles", "gradients"),
+        schedules.logarithmic(per_decade=5),
+        {"percentiles": 256, "gradients": 64},
+    ),
+    "standard": Preset(
+        ("percentiles", "jacobian", "covariance", "gradients"),
+        schedules.logarithmic(per_decade=10),
+        {
+            "percentiles": 500,
+            "jacobian": 4,
+            "covariance": 500,
+            "gradients": 128,
+        },
+    ),
+    "full": Preset(
+        tuple(MEASURES),
+        schedules.any_of(
+            schedules.logarithmic(per_decade=10), schedules.every(100)
+        ),
+    ),
+}
+
+
+def watch(
+    folder: str | Path,
+    *,
+    probe: Any,
+    preset: str = "standard",
+    schedule: Schedule | None = None,
+    layers: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> list[keras.callbacks.Callback]:
+    """Callbacks for `fit` of any model: curves, measures, dashboard.
+
+    Args:
+        folder: The run's folder; events go into its `train`, `validation` and
+            `analysis`.
+        probe: Examples that training does not change: arrays, `(inputs,
+            targets)`, or a data set. Without targets there are no gradients.
+        preset: `"economy"`, `"standard"` or `"full"`.
+        schedule: At which steps, instead of the preset's.
+        layers: What to look at, see `analysis.probes.blocks`; `None` for each
+            measure's default.
+        hyperparameters: What to compare runs by.
+        seed: Of every random choice.
+
+    Raises:
+        ValueError: For a preset that there is not and a probe without
+            examples.
+    """
+    if preset not in PRESETS:
+        raise ValueError(
+            f"preset must be one of {', '.join(PRESETS)}. "
+            f"Received: preset={preset}"
+        )
+    chosen = PRESETS[preset]
+    most = max(
+        chosen.examples.get(name, MEASURES[name].examples)
+        for name in chosen.measures
+    )
+    whole = probes.as_probe(probe, size=most, seed=seed)
+    measures = [
+        name
+        for name in chosen.measures
+        if whole.targets is not None or name not in _OF_THE_LOSS
+    ]
+    return _callbacks(
+        Path(folder),
+        measures={
+            name: whole.part(
+                chosen.examples.get(name, MEASURES[name].examples), seed=seed
+            )
+            for name in measures
+        },
+        schedule=schedule or chosen.schedule,
+        layers=layers,
+        hyperparameters=hyperparameters or {},
+        seed=seed,
+    )
+
+
+def for_run(
+    folder: Path,
+    *,
+    measures: Sequence[str],
+    schedule: Schedule,
+    test_inputs: Any,
+    test_targets: Any = None,
+    hyperparameters: Mapping[str, Any],
+    seed: int = 0,
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of one run: curves, the chosen measures, the dashboard.
+
+    Args:
+        folder: The run's folder.
+        measures: Names in `MEASURES`.
+        schedule: Steps at which the measures look.
+        test_inputs: Inputs of the test set.
+        test_targets: Its labels; measures of the loss need them.
+        hyperparameters: What to compare runs by.
+        seed: Seed of the choice of examples.
+
+    Returns:
+        Callbacks that write into `train`, `validation` and `analysis`.
+    """
+    whole = probes.Probe(test_inputs, test_targets)
+    return _callbacks(
+        folder,
+        measures={
+            name: whole.part(MEASURES[name].examples, seed=seed)
+            for name in measures
+        },
+        schedule=schedule,
+        hyperparameters=hyperparameters,
+        seed=seed,
+    )
+
+
+def _callbacks(
+    folder: Path,
+    *,
+    measures: Mapping[str, probes.Probe],
+    schedule: Schedule,
+    hyperparameters: Mapping[str, Any],
+    seed: int,
+    layers: Any = None,
+) -> list[keras.callbacks.Callback]:
+    writer = summaries.Writer(folder / "analysis")
+    chosen = [
+        MEASURES[name](
+            writer, schedule=schedule, probe=probe, layers=layers, seed=seed
+        )
+        for name, probe in measures.items()
+    ]
+    return [
+        CurvesCallback(
+            summaries.Writer(folder / "train"),
+            summaries.Writer(folder / "validation"),
+        ),
+        *chosen,
+        DashboardCallback(
+            writer,
+            run_writer=summaries.Writer(folder),
+            measures=chosen,
+            hyperparameters=hyperparameters,
+            run_name=folder.name,
+        ),
+    ]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What measures that compare the weights before and after a step share."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import autodiff, probes, schedules
+from analysis.callbacks.base import MeasureCallback
+
+Array = NDArray[np.floating[Any]]
+
+
+class UpdateCallback(MeasureCallback):
+    """Looks at the weights on both sides of a step.
+
+    Where several steps run at once, it compares before and after all of them.
+    Looks by default at each layer with a kernel by itself.
+
+    Attributes:
+        own: Per block, which of the model's trainable weights are its own.
+        before: All of them before the step that is measured; `None` before
+            the first step.
+    """
+
+    examples = 256
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # A loop that asks callbacks where to stop also stops the step before.
+        self.schedule = schedules.and_before(self._due)
+        self.own: dict[str, list[int]] = {}
+        self.before: list[Array] | None = None
+
+    def find_blocks(self) -> list[probes.Block]:
+        """The blocks that have weights to be trained."""
+        blocks = (
+            probes.linear_layers(self.model, inputs=self.probe.inputs)
+            if self._layers is None
+            else super().find_blocks()
+        )
+        variables = self.model.trainable_variables
+        index = {id(variable): i for i, variable in enumerate(variables)}
+        own = {
+            block.name: [
+                index[id(variable)]
+                for layer in block.layers
+                for variable in layer.trainable_variables
+                if id(variable) in index
+            ]
+            for block in blocks
+        }
+        self.own = {name: indices for name, indices in own.items() if indices}
+        return [block for block in blocks if block.name in self.own]
+
+    def start(self) -> None:
+        """Forgets the weights of an earlier run."""
+        self.before = None
+        super().start()
+
+    def steps_ahead(self) -> None:
+        """Keeps the weights if one of the next steps is to be measured."""
+        ahead = range(1, self.model.steps_per_execution + 1)
+        if any(self._due(self.step + i) for i in ahead):
+            self.before = None
+            try:
+                self.keep()
+            except Exception as error:
+                self._note("all", error)
+
+    def keep(self) -> None:
+        """Keeps what to compare with after the step."""
+        self.before = self.weights()
+
+    def weights(self) -> list[Array]:
+        """The trainable weights now."""
+        return autodiff.arrays(self.model.trainable_variables)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An event file as TensorBoard reads it, on disks that may be full.
+
+Records are gathered in memory and appended at once. If that fails, what was
+written of them is taken off again, so that the file stays readable, and they
+wait for the next attempt: a measurement is never worth a lost run.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorboard.backend.event_processing import event_file_loader
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util import tensor_util
+
+_LOG = logging.getLogger(__name__)
+_NUMBERS = itertools.count()
+
+
+class EventFile:
+    """Appends events to a new file of a folder.
+
+    Args:
+        folder: The folder, which must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        number = next(_NUMBERS)
+        self.path = folder / (
+            f"events.out.tfevents.{int(time.time()):010d}."
+            f"{socket.gethostname()}.{os.getpid()}.{number}"
+        )
+        self._waiting = io.BytesIO()
+        self._records = RecordWriter(self._waiting)
+        self._size = 0
+        self._failed = False
+        self.add(event_pb2.Event(file_version="brain.Event:2"))
+
+    def add(self, event: event_pb2.Event) -> None:
+        """Puts an event in line."""
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+    def flush(self) -> bool:
+        """Writes everything in line, if the disk lets it.
+
+        Returns:
+            Whether it did. The first failure is logged.
+        """
+        data = self._waiting.getvalue()
+        try:
+            append(self.path, data)
+        except OSError as error:
+            _cut_off(self.path, self._size)
+            if not self._failed:
+                _LOG.warning(
+                    "%s cannot be written (%s); measurements wait in memory, "
+                    "training goes on",
+                    self.path,
+                    error.strerror or error,
+                )
+            self._failed = True
+            return False
+        self._size += len(data)
+        self._failed = False
+        self._waiting.seek(0)
+        self._waiting.truncate()
+        return True
+
+    def close(self) -> None:
+        """Writes everything in line; what cannot be written is lost."""
+        if not self.flush():
+            _LOG.warning(
+                "%s lacks the last %d bytes of measurements",
+                self.path,
+                self._waiting.tell(),
+            )
+
+
+def append(path: Path, data: bytes) -> None:
+    """Appends to a file, which is made if missing."""
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def _cut_off(path: Path, size: int) -> None:
+    with contextlib.suppress(OSError):  # perhaps it could not even be made
+        os.truncate(path, size)
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The event files of one folder, oldest first."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def read_events(path: Path) -> Iterator[event_pb2.Event]:
+    """The events of a file, up to where it was cut off if it was."""
+    loader = event_file_loader.RawEventFileLoader(str(path))
+    for record in loader.Load():
+        yield event_pb2.Event.FromString(record)
+
+
+def scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """Tag, step and value of every scalar in a folder's files, as written."""
+    for path in event_files(folder):
+        for event in read_events(path):
+            for value in event.summary.value:
+                # An empty shape is a scalar; histograms, images and texts
+                # have axes.
+                if value.HasField("tensor") and not (
+                    value.tensor.tensor_shape.dim
+                ):
+                    number = tensor_util.make_ndarray(value.tensor)
+                    if number.dtype.kind == "f":
+                        yield value.tag, event.step, float(number)
+
+
+def texts(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """Tag, step and contents of every text, likewise."""
+    for path in event_files(folder):
+        for event in read_events(path):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "text":
+                    array = tensor_util.make_ndarray(value.tensor)
+                    yield value.tag, event.step, array.flat[0].decode("utf-8")
+
+
+def drop_events_after(folder: Path, step: int) -> None:
+    """Takes out of a folder's files what happened after `step` steps."""
+    for path in event_files(folder):
+        events = list(read_events(path))
+        kept = [event for event in events if event.step <= step]
+        if len(kept) == len(events):
+            continue
+        buffer = io.BytesIO()
+        records = RecordWriter(buffer)
+        for event in kept:
+            records.write(event.SerializeToString())
+        temporary = path.with_name(f"tmp.{path.name}")
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path)

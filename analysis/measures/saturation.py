@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Units through which no gradient passes.
+
+A value of an activation function is saturated where the function's slope is
+nearly 0; a unit is dead where that is so for every example. For a sigmoid that
+is far from 0 on either side, for a ReLU anywhere below 0.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+#: A slope below a hundredth counts as none.
+FLAT = 0.01
+
+
+class Saturation(NamedTuple):
+    """Shares in `[0, 1]`.
+
+    Attributes:
+        saturated: Of all values.
+        dead: Of the units.
+    """
+
+    saturated: float
+    dead: float
+
+
+def saturation(slopes: ArrayLike, *, flat: float = FLAT) -> Saturation:
+    """Shares of saturated values and of dead units.
+
+    Args:
+        slopes: `[N, ..., units]`, derivatives of the activation function at
+            each of its inputs.
+        flat: Slopes of a smaller size count as none.
+    """
+    array = np.asarray(slopes)
+    is_flat = np.abs(array.reshape(-1, array.shape[-1])) < flat
+    return Saturation(
+        saturated=float(is_flat.mean()),
+        dead=float(is_flat.all(axis=0).mean()),
+    )

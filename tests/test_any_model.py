@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The callbacks beside `fit`, of every kind of model: they only look."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import analysis
+import keras_bn
+from analysis import event_file, schedules
+
+CLASSES = 3
+
+
+def normalization(kind):
+    return {
+        "ours": keras_bn.BatchNormalization,
+        "keras": layers.BatchNormalization,
+        "none": layers.Identity,
+    }[kind]()
+
+
+def functional(kind="ours"):
+    """Two inputs, a shortcut, dropout, what adds to the loss."""
+    image = keras.Input((6, 6, 2), name="image")
+    extra = keras.Input((4,), name="extra")
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False)(image)
+    first = x = layers.ReLU(name="early")(normalization(kind)(x))
+    x = layers.Conv2D(4, 3, padding="same")(x)
+    x = layers.ReLU(6.0, name="late")(normalization(kind)(x))
+    x = layers.GlobalAveragePooling2D()(keras.ops.add(x, first))
+    x = layers.Concatenate()([layers.Dropout(0.3)(x), extra])
+    x = layers.Dense(
+        8, activation="tanh", kernel_regularizer="l2", name="mixed"
+    )(x)
+    x = layers.ActivityRegularization(l2=1e-3)(x)
+    outputs = layers.Dense(CLASSES)(x)
+    return keras.Model({"image": image, "extra": extra}, outputs)
+
+
+def sequential(kind="ours"):
+    return keras.Sequential(
+        [
+            layers.Dense(8, name="first_linear"),
+            normalization(kind),
+            layers.Activation("sigmoid", name="first"),
+            layers.Dropout(0.5),
+            layers.Dense(6, activation="relu", name="second"),
+            layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+
+
+def built(kind="ours"):
+    return keras.Sequential([keras.Input((10,)), *sequential(kind).layers])
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """Layers within layers of the same name, and one called in a loop."""
+
+    def __init__(self, kind="ours"):
+        super().__init__()
+        self.first = keras.Sequential(
+            [layers.Dense(6, name="linear"), normalization(kind)], name="a"
+        )
+        self.second = keras.Sequential(
+            [layers.Dense(6, name="linear"), layers.ReLU(name="relu")],
+            name="b",
+        )
+        self.drop = layers.Dropout(0.5)
+        self.recurrent = layers.LSTM(5, name="recurrent")
+        self.logits = layers.Dense(CLASSES, name="logits")
+
+    def call(self, x, training=False):
+        x = keras.ops.relu(self.first(x, training=training))
+        x = self.drop(self.second(x), training=training)
+        return self.logits(self.recurrent(keras.ops.expand_dims(x, 1)))
+
+
+KINDS = {
+    "functional": functional,
+    "sequential": sequential,
+    "subclassed": Subclassed,
+}
+
+
+def data(kind, count=60):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, CLASSES, count)
+    if kind == "functional":
+        image = rng.normal(2, 1, (count, 6, 6, 2)).astype(np.float32)
+        extra = rng.normal(size=(count, 4)).astype(np.float32)
+        return {"image": image, "extra": extra}, y
+    return rng.normal(2, 1, (count, 10)).astype(np.float32), y
+
+
+def fit(kind, *, norm="ours", callbacks=(), policy="float32", **options):
+    """Trains for two epochs of six steps.
+
+    Returns:
+        The model, and all that training may change or depend on.
+    """
+    keras.utils.clear_session()  # names start from the same number
+    keras.utils.set_random_seed(0)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = {**KINDS, "built": built}[kind](norm)
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **options,
+    )
+    x, y = data(kind)
+    model.fit(
+        x,
+        y,
+        batch_size=10,
+        epochs=2,
+        verbose=0,
+        validation_data=(x, y),
+        callbacks=list(callbacks),
+    )
+    variables = [*model.variables, *model.optimizer.variables]
+    draws = [np.random.random(), tf.random.uniform(()).numpy()]
+    state = [keras.ops.convert_to_numpy(v) for v in variables] + draws
+    return model, state
+
+
+def assert_same(first, second):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def watch(folder, kind, **options):
+    options = {
+        "preset": "full",
+        "schedule": schedules.every(2),
+        "probe": data(kind, 20),
+        **options,
+    }
+    return analysis.watch(folder, **options)
+
+
+def steps(folder, tag):
+    points = event_file.scalars(folder / "analysis")
+    return [step for name, step, _ in points if name == tag]
+
+
+def missing(folder):
+    return [
+        (tag, text)
+        for tag, _, text in event_file.texts(folder / "analysis")
+        if tag.startswith("missing/")
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm", ["ours", "keras", "none"])
+def test_training_is_bit_identical(tmp_path, kind, norm):
+    preset = "full" if norm == "ours" else "standard"
+    _, plain = fit(kind, norm=norm)
+    callbacks = watch(tmp_path, kind, preset=preset)
+    model, watched = fit(kind, norm=norm, callbacks=callbacks)
+    assert_same(plain, watched)
+    assert missing(tmp_path) == []
+    for layer in model._flatten_layers():
+        assert "call" not in vars(layer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps_per_execution": 4},
+        {"jit_compile": True},
+        {"policy": "mixed_float16"},
+        {"policy": "mixed_bfloat16"},
+        {"run_eagerly": True},
+    ],
+    ids=str,
+)
+def test_options_of_fit(tmp_path, options):
+    _, plain = fit("sequential", **options)
+    callbacks = watch(tmp_path, "sequential")
+    _, watched = fit("sequential", callbacks=callbacks, **options)
+    assert_same(plain, watched)
+    assert missing(tmp_path) == []
+    # Two epochs of six steps; with several at once, at the end of them.
+    expected = [0, 2, 4, 6, 8, 10, 12]
+    if "steps_per_execution" in options:
+        expected = [0, 4, 6, 10, 12]
+    assert steps(tmp_path, "percentiles/first/p50") == expected
+    assert steps(tmp_path, "weights/second/update_ratio") == expected[1:]
+    assert steps(tmp_path, "covariate_shift/logits/cosine") == expected[1:]
+
+
+def test_beside_the_tensorboard_callback(tmp_path):
+    """Which switches other callbacks' TensorFlow summaries off."""
+    board = keras.callbacks.TensorBoard(
+        tmp_path / "keras", update_freq=3, histogram_freq=1
+    )
+    for order, name in ((1, "after"), (-1, "before")):
+        watched = watch(tmp_path / name, "sequential")
+        fit("sequential", callbacks=[board, *watched][::order])
+    for name in ("after", "before"):
+        expected = [0, 2, 4, 6, 8, 10, 12]
+        folder = tmp_path / name
+        assert steps(folder, "percentiles/first/p50") == expected
+        assert steps(folder, "covariance/first/directions") == expected
+
+
+def test_a_resumed_run_goes_on_with_its_curves(tmp_path):
+    """BackupAndRestore restores the model in its own `on_train_begin`."""
+
+    class PowerCut(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            del logs
+            if int(self.model.optimizer.iterations) == 9:
+                raise RuntimeError(f"power cut in batch {batch}")
+
+    def callbacks():
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        return [*watch(tmp_path, "sequential"), backup]
+
+    with pytest.raises(RuntimeError, match="power cut in batch 2"):
+        fit("built", callbacks=[*callbacks(), PowerCut()])
+    assert steps(tmp_path, "percentiles/first/p50") == [0, 2, 4, 6, 8]
+    fit("built", callbacks=callbacks())
+    # Step 8 was made a second time, after the epoch of the backup.
+    expected = [0, 2, 4, 6, 8, 10, 12]
+    assert steps(tmp_path, "percentiles/first/p50") == expected
+    growth = [
+        value
+        for tag, step, value in event_file.scalars(tmp_path / "analysis")
+        if tag == "weights/second/growth" and step in (0, 8)
+    ]
+    assert growth[0] == 1
+    assert growth[1] != pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_default_blocks(tmp_path, kind):
+    watched = watch(tmp_path, kind, preset="standard")
+    fit(kind, callbacks=watched)
+    percentiles = watched[1]
+    names = [block.name for block in percentiles.blocks]
+    assert (
+        names
+        == {
+            "functional": ["early", "late", "mixed"],
+            "sequential": ["first", "second"],
+            "subclassed": ["batch_normalization", "relu"],
+        }[kind]
+    )
+    gradients = watched[4]
+    linear = [block.name for block in gradients.blocks]
+    expected = {
+        "functional": ["conv2d", "conv2d_1", "mixed", "dense"],
+        "sequential": ["first_linear", "second", "logits"],
+        "subclassed": ["a_linear", "b_linear", "logits", "lstm_cell"],
+    }[kind]
+    assert len(linear) == len(expected)
+
+
+def probe_of(kind, form):
+    x, y = data(kind, 20)
+    if form == "arrays":
+        return x, y
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    return batches if form == "dataset" else analysis.Probe(x, y)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+@pytest.mark.parametrize("form", ["arrays", "dataset", "probe"])
+def test_probes_of_every_form(tmp_path, kind, form):
+    watched = watch(
+        tmp_path, kind, probe=probe_of(kind, form), preset="economy"
+    )
+    fit(kind, callbacks=watched)
+    assert missing(tmp_path) == []
+    tags = [tag for tag, _, _ in event_file.scalars(tmp_path / "analysis")]
+    assert any(tag.startswith("gradients/") for tag in tags)
+
+
+def test_without_targets_there_are_no_gradients(tmp_path):
+    x, _ = data("sequential", 20)
+    fit("sequential", callbacks=watch(tmp_path, "sequential", probe=x))
+    tags = {tag for tag, _, _ in event_file.scalars(tmp_path / "analysis")}
+    measures = {tag.split("/")[0] for tag in tags}
+    assert measures == {"percentiles", "jacobian", "covariance", "weights"}
+
+
+def test_wrong_arguments_are_said_before_the_first_step(tmp_path):
+    x, y = data("sequential", 20)
+
+    class NoStep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pytest.fail(f"trained batch {batch}, {logs}")
+
+    cases = {
+        r"layers must be among first, second, .*Received: frist": {
+            "layers": ["first", "frist"]
+        },
+        r"^percentiles: Input 0 .*value 10, .*inputs: \(20, 7\)\)$": {
+            "probe": (x[:, :7], y)
+        },
+    }
+    for message, options in cases.items():
+        watched = watch(tmp_path, "sequential", **options)
+        with pytest.raises(ValueError, match=message):
+            fit("sequential", callbacks=[*watched, NoStep()])
+    with pytest.raises(ValueError, match=r"at least one .*shape \(0, 10\)"):
+        watch(tmp_path, "sequential", probe=x[:0])
+    with pytest.raises(ValueError, match="Received: preset=deluxe"):
+        watch(tmp_path, "sequential", preset="deluxe")
+
+
+def test_values_that_are_not_finite_are_noted(tmp_path, caplog):
+    """One bad weight in the second layer: the first one is still measured."""
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            del logs
+            if batch == 3:
+                kernel = self.model.get_layer("second").kernel
+                kernel.assign(kernel.value * np.nan)
+
+    with caplog.at_level(logging.WARNING):
+        fit(
+            "sequential",
+            callbacks=[Poison(), *watch(tmp_path, "sequential")],
+        )
+    noted = dict(reversed(missing(tmp_path)))
+    for name in ("percentiles", "gradients", "covariate_shift"):
+        assert "are not finite" in noted[f"missing/{name}/second"]
+    assert "must be finite" in noted["missing/jacobian/second"]
+    lines = [r.getMessage() for r in caplog.records if "second" in r.message]
+    assert any("percentiles of second was not measured" in x for x in lines)
+    # Once, not at every step.
+    assert len(lines) == len(set(lines)) < 10
+    assert steps(tmp_path, "percentiles/second/p50") == [0, 2]
+    # The next step spreads it to all weights.
+    assert steps(tmp_path, "percentiles/first/p50") == [0, 2, 4]
+
+
+def test_a_measure_that_fails_costs_no_step(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("analysis.callbacks.covariance.samples.rows", fail)
+    model, _ = fit("sequential", callbacks=watch(tmp_path, "sequential"))
+    assert int(model.optimizer.iterations) == 12
+    assert ("missing/covariance/first", "no room") in missing(tmp_path)
+    assert len(steps(tmp_path, "jacobian/first/inference/s1")) == 7
+
+
+@pytest.mark.parametrize("room", [0, 3000])
+def test_a_full_disk_costs_no_step(tmp_path, monkeypatch, caplog, room):
+    """What it cannot take waits; files stay readable in between."""
+    full, append = [True], event_file.append
+
+    def limited(path, data):
+        if full[0] and "analysis" in str(path):
+            append(path, data[:room])  # part of it may arrive
+            raise OSError(28, "No space left on device")
+        append(path, data)
+
+    class MakeRoom(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            del logs
+            if epoch == 1:
+                assert len(steps(tmp_path, "percentiles/first/p50")) == 0
+                full[0] = False
+
+    monkeypatch.setattr(event_file, "append", limited)
+    with caplog.at_level(logging.WARNING):
+        fit(
+            "sequential",
+            callbacks=[*watch(tmp_path, "sequential"), MakeRoom()],
+        )
+    lines = [r for r in caplog.messages if "No space left" in r]
+    assert len(lines) == 1
+    assert "training goes on" in lines[0]
+    expected = [0, 2, 4, 6, 8, 10, 12]
+    assert steps(tmp_path, "percentiles/first/p50") == expected
+
+
+def test_a_disk_that_stays_full_is_said_at_the_end(
+    tmp_path, monkeypatch, caplog
+):
+    def fail(path, data):
+        del path, data
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(event_file, "append", fail)
+    with caplog.at_level(logging.WARNING):
+        model, _ = fit("sequential", callbacks=watch(tmp_path, "sequential"))
+    assert int(model.optimizer.iterations) == 12
+    assert any("lacks the last" in message for message in caplog.messages)

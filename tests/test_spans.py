@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jacobians between two tensors of any model."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from analysis import Span, jacobian_singular_values, jacobian_spectrum
+from tests.reference import jacobians as reference
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(4, name="first")
+        self.inner = keras.Sequential(
+            [layers.Dense(3, name="second"), layers.Activation("tanh")],
+            name="inner",
+        )
+        self.last = layers.Dense(2, name="last")
+
+    def call(self, x):
+        x = keras.ops.sin(self.first(x))
+        return self.last(self.inner(x) + x[:, :3])
+
+
+def functional():
+    """A shortcut, an operation that is no layer, and a coupled training."""
+    inputs = keras.Input((5,))
+    first = layers.Dense(4, name="first")(inputs)
+    x = layers.BatchNormalization(name="norm")(first)
+    x = layers.Dense(4, activation="tanh", name="second")(x)
+    x = keras.ops.multiply(x, first)
+    x = layers.Dropout(0.5)(x)
+    return keras.Model(inputs, layers.Dense(3, name="last")(x))
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = functional()
+    for layer in model.layers:
+        layer.set_weights(
+            [
+                np.random.default_rng(1).uniform(0.05, 0.3, w.shape)
+                for w in layer.get_weights()
+            ]
+        )
+    return model
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).normal(1, 1, (3, 5)).astype(np.float32)
+
+
+def values(function, x):
+    return np.linalg.svd(
+        reference.central_differences(function, x, 1e-2), compute_uv=False
+    )
+
+
+def layer(model, name, x):
+    return keras.ops.convert_to_numpy(model.get_layer(name)(x))
+
+
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_what_runs_past_the_start_is_held_fixed(model, x, method):
+    """From `norm`: the other factor of the product comes from `first`."""
+    span = Span(model, start="norm", end="last")
+    found = jacobian_spectrum(span, x, method=method)
+    assert span.name == "norm_to_last"
+    for i in range(3):
+        first = layer(model, "first", x[i : i + 1])
+        matrix = (
+            np.asarray(model.get_layer("second").kernel)
+            * (1 - layer(model, "second", layer(model, "norm", first)) ** 2)
+            * first
+        ) @ np.asarray(model.get_layer("last").kernel)
+        expected = np.linalg.svd(matrix, compute_uv=False)
+        assert found.values[i, 0] == pytest.approx(expected[0], rel=1e-4)
+        assert found.mean_square[i] == pytest.approx(
+            reference.mean_square(expected),
+            rel=1e-4 if method == "exact" else 1,
+        )
+
+
+def test_from_the_input_to_the_output_is_the_whole_model(model, x):
+    whole = jacobian_singular_values(model, x)
+    for span in (
+        Span(model),
+        Span(model, start=model.input, end=model.output),
+        Span(model, end="last"),
+    ):
+        np.testing.assert_allclose(
+            jacobian_singular_values(span, x), whole, rtol=1e-5
+        )
+
+
+def test_symbolic_tensors_name_the_layer_they_come_from(model, x):
+    start = model.get_layer("first").output
+    by_tensor = Span(model, start=start, end=model.get_layer("norm").output)
+    by_name = Span(model, start="first", end="norm")
+    assert by_tensor.name == by_name.name
+    found = jacobian_singular_values(by_tensor, x)
+    norm = model.get_layer("norm")
+    expected = jacobian_singular_values(norm, layer(model, "first", x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_batch_mode_couples_the_examples(model, x):
+    span = Span(model, start="first", end="norm")
+    found = jacobian_singular_values(span, x, mode="batch")
+    norm = model.get_layer("norm")
+    expected = reference.training_mode_batch_norm(
+        layer(model, "first", x), np.asarray(norm.gamma), norm.epsilon
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_batch_mode_changes_no_state(model, x):
+    before = [keras.ops.convert_to_numpy(v) for v in model.variables]
+    jacobian_spectrum(Span(model), x, mode="batch")
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    # Nor the layers' graph: each has still one output.
+    assert model.get_layer("norm").output.shape == (None, 4)
+
+
+def test_subclassed_models_and_layers_within_layers(x):
+    keras.utils.set_random_seed(0)
+    model = Subclassed()
+    model(x)
+    span = Span(model, start="first", end="last")
+    found = jacobian_singular_values(span, x)
+
+    def after_first(z):
+        z = np.sin(z)
+        return model.last(model.inner(z) + z[:, :3])
+
+    for i in range(3):
+        z = keras.ops.convert_to_numpy(model.first(x[i : i + 1]))
+        np.testing.assert_allclose(found[i], values(after_first, z), rtol=1e-3)
+    deep = jacobian_singular_values(Span(model, start="first", end="second"), x)
+    kernel = np.asarray(model.inner.layers[0].kernel)
+    for i in range(3):
+        z = keras.ops.convert_to_numpy(model.first(x[i : i + 1]))
+        expected = np.linalg.svd(np.cos(z).T * kernel, compute_uv=False)
+        np.testing.assert_allclose(deep[i], expected, rtol=1e-4)
+
+
+def test_wrong_ends(model, x):
+    with pytest.raises(
+        ValueError, match=r"one of .*first.*last.*Received: frist"
+    ):
+        Span(model, start="frist")
+    with pytest.raises(ValueError, match="differentiable"):
+        jacobian_spectrum(Span(model, start="last", end="first"), x)
+    shared = layers.Dense(5, name="shared")
+    inputs = keras.Input((5,))
+    twice = keras.Model(inputs, shared(shared(inputs)))
+    with pytest.raises(ValueError, match="Received: shared, called 2 times"):
+        jacobian_spectrum(Span(twice, start="shared"), x)
