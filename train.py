@@ -97,38 +97,10 @@ def main(argv: list[str]) -> int:
 def train(recipe: recipes.Recipe) -> int:
     """Trains the recipe; returns the exit code."""
     # Here, so that --help and wrong flags answer at once.
-    from analysis import callbacks, schedules
     from keras_bn import data, run_folder, training
 
-    name = FLAGS.run_name or f"{recipe.recipe}-{recipe.dataset}-{recipe.seed}"
-    path = Path(FLAGS.logdir) / name
     try:
-        dataset = data.load(recipe.dataset, data_dir=FLAGS.data_dir)
-        if FLAGS.dry_run:
-            print(training.describe(recipe, dataset))
-            return 0
-        training.check(recipe, dataset)
-        folder = run_folder.open_run_folder(
-            path,
-            recipe,
-            resume=FLAGS.resume,
-            overwrite=FLAGS.overwrite,
-            device=training.device(),
-        )
-        print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
-        _, result = training.run(
-            recipe,
-            dataset,
-            folder=folder,
-            callbacks=callbacks.for_run(
-                path,
-                measures=recipe.measures,
-                schedule=schedules.every(recipe.measure_every),
-                test_inputs=dataset.x_test,
-                test_targets=dataset.y_test,
-                hyperparameters=recipe.hyperparameters(),
-            ),
-        )
+        result = run(recipe)
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -141,6 +113,8 @@ def train(recipe: recipes.Recipe) -> int:
     ) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    if result is None:
+        return 0
     if result.interrupted:
         print(
             f"Stopped by {signal.Signals(result.interrupted).name} after "
@@ -149,6 +123,42 @@ def train(recipe: recipes.Recipe) -> int:
         return 128 + result.interrupted
     print(training.summary(result))
     return 0
+
+
+def run(recipe: recipes.Recipe) -> Any:
+    """Trains in the run's folder; the result, `None` for a dry run."""
+    from analysis import callbacks, schedules
+    from keras_bn import data, run_folder, training
+
+    device, chief = training.start(recipe)
+    dataset = data.load(recipe.dataset, data_dir=FLAGS.data_dir)
+    if FLAGS.dry_run:
+        print(training.describe(recipe, dataset))
+        return None
+    training.check(recipe, dataset)
+    if not chief:
+        return training.run(recipe, dataset, progress=False)[1]
+    name = FLAGS.run_name or f"{recipe.recipe}-{recipe.dataset}-{recipe.seed}"
+    path = Path(FLAGS.logdir) / name
+    with run_folder.open_run_folder(
+        path,
+        recipe,
+        resume=FLAGS.resume,
+        overwrite=FLAGS.overwrite,
+        device=device,
+    ) as folder:
+        print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
+        watching = callbacks.for_run(
+            path,
+            measures=recipe.measures,
+            schedule=schedules.every(recipe.measure_every),
+            test_inputs=dataset.x_test,
+            test_targets=dataset.y_test,
+            hyperparameters=recipe.hyperparameters(),
+        )
+        return training.run(recipe, dataset, folder=folder, callbacks=watching)[
+            1
+        ]
 
 
 define_recipe_flags()

@@ -81,6 +81,18 @@ class Recipe:
         at_least=1,
     )
     jit_compile: bool = _field(True, "compile the training step with XLA")
+    strategy: str = _field(
+        "one_device",
+        "where to train: on one device, on all of this machine, or on all "
+        "machines that TF_CONFIG names",
+        choices=("one_device", "mirrored", "multiworker"),
+    )
+    replicas: int = _field(
+        0,
+        "with mirrored, how many devices; 0 for all. Without a GPU, the CPU "
+        "is split into as many",
+        at_least=0,
+    )
     mixed_precision: str = _field(
         "none",
         "compute dtype beside float32 weights and statistics",

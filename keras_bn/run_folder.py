@@ -2,18 +2,22 @@
 """The folder of one run: what lies where, and who may write into it.
 
 <logdir>/<run_name>/
+    lock            held by the process that writes
     recipe.json     resolved recipe, versions, device, when it started
     train/ validation/ analysis/    event files
     checkpoints/    the newest states of the run
     result.json     final and best figures, steps, seconds
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,23 @@ from typing import Any
 from keras_bn._version import __version__
 from keras_bn.recipes import Recipe
 
+#: File that is locked while a process writes into the folder.
+LOCK = "lock"
+
 
 class RunFolderError(Exception):
     """A run folder that cannot be opened as asked."""
+
+
+#: Fields that a run may change where it goes on: they decide how long, where
+#: and in what portions it is computed, not what.
+FREE_TO_CHANGE = (
+    "steps",
+    "strategy",
+    "replicas",
+    "steps_per_execution",
+    "checkpoint_every",
+)
 
 
 class RunFolder:
@@ -100,6 +118,7 @@ class RunFolder:
         )
 
 
+@contextlib.contextmanager
 def open_run_folder(
     path: str | Path,
     recipe: Recipe,
@@ -107,20 +126,23 @@ def open_run_folder(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "unknown",
-) -> RunFolder:
+) -> Iterator[RunFolder]:
     """Makes or takes up the folder of a run; never mixes two runs.
+
+    Within the context, no other process may open it.
 
     Args:
         path: The folder.
         recipe: The recipe about to run.
         resume: Go on with the run that lies there (or start, if none does).
-            Its recipe must be the same but for `steps`.
+            Its recipe must be the same but for `FREE_TO_CHANGE`.
         overwrite: Delete the run that lies there.
         device: What the run trains on, for the record.
 
     Raises:
         RunFolderError: If a run is there and neither option is given, the
-            recipes differ, or the folder cannot be written.
+            recipes differ, another process is training in it, or the folder
+            cannot be written.
         ValueError: If both options are given.
     """
     if resume and overwrite:
@@ -128,47 +150,80 @@ def open_run_folder(
             "at most one of resume and overwrite may be given. Received: both"
         )
     folder = RunFolder(Path(path))
-    try:
-        if overwrite:
-            _delete_run(folder)
-        if folder.path.exists() and any(folder.path.iterdir()):
-            if not resume:
-                raise RunFolderError(
-                    f"{folder.path} exists. Go on with --resume, start again "
-                    "with --overwrite, or choose another --run_name"
-                )
-            _check_same(folder.read_recipe(), recipe, folder.path)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_recipe(recipe, device=device)
-    except OSError as error:
+    _check_is_run(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(folder))
+            if overwrite:
+                _delete_run(folder)
+            _check_goes_on(folder, recipe, resume=resume)
+            folder.write_recipe(recipe, device=device)
+        except OSError as error:
+            raise RunFolderError(
+                f"the run folder {folder.path} cannot be written: "
+                f"{error.strerror or error}"
+            ) from None
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Makes the folder and keeps other processes out."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / LOCK).open("ab") as file:
+        try:
+            # The system lets go of it however the process ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"another process is training in {folder.path}. Wait for it, "
+                "or choose another --run_name"
+            ) from None
+        yield
+
+
+def _contents(folder: RunFolder) -> list[Path]:
+    return [path for path in folder.path.iterdir() if path.name != LOCK]
+
+
+def _check_is_run(folder: RunFolder) -> None:
+    there = folder.path.exists() and _contents(folder)
+    if there and not folder.recipe_file.exists():
         raise RunFolderError(
-            f"the run folder {folder.path} cannot be written: "
-            f"{error.strerror or error}"
-        ) from None
-    return folder
+            f"{folder.path} holds something that is not a run (it has no "
+            "recipe.json), so it is left alone. Choose another --run_name"
+        )
 
 
 def _delete_run(folder: RunFolder) -> None:
-    if not folder.path.exists():
+    # The recipe goes last: a deletion that is cut off can be repeated.
+    for path in sorted(_contents(folder), key=folder.recipe_file.__eq__):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_goes_on(folder: RunFolder, asked: Recipe, *, resume: bool) -> None:
+    if not _contents(folder):
         return
-    if any(folder.path.iterdir()) and not folder.recipe_file.exists():
+    if not resume:
         raise RunFolderError(
-            f"{folder.path} is not a run (it has no recipe.json), so it is "
-            "not overwritten. Choose another --run_name"
+            f"{folder.path} exists. Go on with --resume, start again with "
+            "--overwrite, or choose another --run_name"
         )
-    shutil.rmtree(folder.path)
-
-
-def _check_same(there: Recipe, asked: Recipe, path: Path) -> None:
-    fields = [f.name for f in dataclasses.fields(Recipe) if f.name != "steps"]
+    there = folder.read_recipe()
+    fields = [field.name for field in dataclasses.fields(Recipe)]
     different = [
         f"{name}={getattr(there, name)} there, {getattr(asked, name)} asked"
         for name in fields
-        if getattr(there, name) != getattr(asked, name)
+        if name not in FREE_TO_CHANGE
+        and getattr(there, name) != getattr(asked, name)
     ]
     if different:
         raise RunFolderError(
-            f"the run in {path} has another recipe: {'; '.join(different)}"
+            f"the run in {folder.path} has another recipe: "
+            f"{'; '.join(different)}"
         )
 
 

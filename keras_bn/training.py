@@ -5,10 +5,14 @@ A run goes in stretches: as many steps as there are until something is
 scheduled (an evaluation, a checkpoint, a callback's measurement), all of them
 one call into compiled code. Nothing is measured late and Python is out of the
 way in between.
+
+With `strategy="multiworker"` every process of the run calls `run`. All make
+the same steps; the chief alone keeps the folder and has callbacks.
 """
 
 import contextlib
 import dataclasses
+import logging
 import math
 import signal
 import sys
@@ -19,14 +23,17 @@ from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_bn import models
-from keras_bn.backend import checkpoints, execution
+from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.backend.checkpoints import CheckpointError as CheckpointError
 from keras_bn.data import ArrayDataset
 from keras_bn.data.arrays import BatchOrder
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
 
@@ -73,9 +80,17 @@ def check(recipe: Recipe, dataset: ArrayDataset) -> None:
     _batch_order(recipe, dataset)
 
 
-def device() -> str:
-    """What training runs on."""
-    return ", ".join(keras.distribution.list_devices()) or "unknown"
+def start(recipe: Recipe) -> tuple[str, bool]:
+    """Takes hold of the devices; must come before anything of TensorFlow.
+
+    Returns:
+        What training runs on, and whether this process keeps the run's files.
+
+    Raises:
+        ValueError: If the machine lacks the devices, or `TF_CONFIG` is wrong.
+    """
+    strategy = _strategy(recipe)
+    return strategies.describe(strategy), strategies.is_chief(strategy)
 
 
 def describe(recipe: Recipe, dataset: ArrayDataset) -> str:
@@ -89,7 +104,7 @@ def describe(recipe: Recipe, dataset: ArrayDataset) -> str:
         f"training examples   {len(dataset.x_train):>12,}",
         f"test examples       {len(dataset.x_test):>12,}",
         f"trainable weights   {_trainable_size(model):>12,}",
-        f"device              {device():>12}",
+        f"device              {start(recipe)[0]:>12}",
     ]
     for layer in model.layers:
         size = sum(math.prod(weight.shape) for weight in layer.weights)
@@ -166,14 +181,17 @@ def run(
         TrainingError: If the loss stops being finite.
         CheckpointError: If there is a checkpoint and it cannot be restored.
     """
+    strategy = _strategy(recipe)
     keras.utils.set_random_seed(recipe.seed)
     order = _batch_order(recipe, dataset)
-    model = build_model(
-        recipe,
-        input_size=dataset.x_train.shape[1],
-        classes=dataset.classes,
-    )
-    loop = _Loop(recipe, dataset, order, model, folder, callbacks, progress)
+    with strategy.scope():
+        model = build_model(
+            recipe,
+            input_size=dataset.x_train.shape[1],
+            classes=dataset.classes,
+        )
+    steps = _make_steps(recipe, dataset, order, model, strategy)
+    loop = _Loop(recipe, model, steps, strategy, folder, callbacks, progress)
     return model, loop.run()
 
 
@@ -183,28 +201,24 @@ class _Loop:
     def __init__(
         self,
         recipe: Recipe,
-        dataset: ArrayDataset,
-        order: BatchOrder,
         model: keras.Model,
+        steps: execution.Steps,
+        strategy: Any,
         folder: RunFolder | None,
         callbacks: Sequence[keras.callbacks.Callback],
         progress: bool,
     ) -> None:
         self._recipe = recipe
-        self._order = order
         self._model = model
+        self._steps = steps
+        self._strategy = strategy
         self._folder = folder
-        self._train_steps = execution.make_train_steps(
-            model,
-            dataset.x_train,
-            dataset.y_train,
-            capacity=min(recipe.steps_per_execution, recipe.steps),
-            jit_compile=recipe.jit_compile,
-        )
-        self._evaluate = execution.make_evaluate(
-            model, dataset.x_test, dataset.y_test, batch_size=EVALUATION_BATCH
-        )
-        self._state: dict[str, Any] = {"seconds": 0.0, "evaluations": []}
+        self._state: dict[str, Any] = {
+            "seconds": 0.0,
+            "evaluations": [],
+            # Steps since the last evaluation, and sums of their metrics.
+            "since": [0, 0.0, 0.0],
+        }
         self._checkpoints = folder and checkpoints.Checkpoints(
             folder.checkpoints, model, self._state
         )
@@ -216,23 +230,27 @@ class _Loop:
         self._callbacks = keras.callbacks.CallbackList(
             list(callbacks), model=model
         )
+        self._anywhere = strategies.make_any(strategy)
         self._progress = progress
 
     def run(self) -> Result:
-        step = self._checkpoints.restore() if self._checkpoints else 0
+        step = self._begin()
         earlier = self._state["seconds"]
         bar = self._progress_bar()
         started = time.monotonic()
         with _stop_on_signals(self._model) as received:
             self._callbacks.on_train_begin()
-            while step < self._recipe.steps and not self._model.stop_training:
+            stop = False
+            while step < self._recipe.steps and not stop:
                 step = self._stretch(step)
                 self._state["seconds"] = earlier + time.monotonic() - started
                 if self._saves_at(step):
                     self._save(step)
                 if bar:
                     bar.update(step, list(self._shown().items()))
-            self._save(step)
+                stop = self._anywhere(self._model.stop_training)
+            if self._checkpoints:
+                self._checkpoints.save(step)
             self._callbacks.on_train_end()
         result = Result(
             steps=step,
@@ -245,6 +263,22 @@ class _Loop:
             self._folder.write_result(result)
         return result
 
+    def _begin(self) -> int:
+        """Restores what there is; every process begins at the same state."""
+        step = 0
+        if self._checkpoints:
+            step = self._checkpoints.restore()
+            self._save(step)
+        variables = checkpoints.variables(self._model)
+        arrays = [np.asarray(step), *map(np.asarray, variables)]
+        first = strategies.from_first(self._strategy, arrays)
+        for variable, ours, theirs in zip(
+            variables, arrays[1:], first[1:], strict=True
+        ):
+            if theirs is not ours:
+                variable.assign(theirs)
+        return int(first[0])
+
     def _stretch(self, step: int) -> int:
         """Trains until the next step at which something is due."""
         every = self._recipe.evaluate_every
@@ -253,26 +287,64 @@ class _Loop:
             self._callbacks.on_epoch_begin(period)
         count = self._steps_to_next_stop(step)
         self._callbacks.on_train_batch_begin(inside)
-        self._train_steps(self._order.rows(step, count))
+        metrics = self._steps.train(step, count)
+        self._check_finite(step, metrics)
         step += count
-        logs = execution.numbers(self._model.get_metrics_result())
-        if not math.isfinite(logs["loss"]):
-            raise TrainingError(
-                f"the loss is {logs['loss']} after {step} steps. A smaller "
-                "learning_rate may keep it finite. Received: learning_rate="
-                f"{self._recipe.learning_rate}"
-            )
+        logs = self._running_means(metrics)
         self._callbacks.on_train_batch_end(inside + count - 1, logs)
         if self._evaluates_at(step):
             self._callbacks.on_epoch_end(period, self._evaluation(step, logs))
         return step
 
+    def _running_means(self, metrics: Any) -> dict[str, float]:
+        """Means since the last evaluation.
+
+        Added up in the order of the steps, so that they do not depend on how
+        these were cut into stretches.
+        """
+        since = self._state["since"]
+        for values in metrics.tolist():
+            since[0] += 1
+            for i, value in enumerate(values, 1):
+                since[i] += value
+        means = [total / since[0] for total in since[1:]]
+        return dict(zip(execution.METRICS, means, strict=True))
+
+    def _check_finite(self, step: int, metrics: Any) -> None:
+        """Ends the run at the first loss that is not finite."""
+        bad = np.flatnonzero(~np.isfinite(metrics[:, 0]))
+        if not bad.size:
+            return
+        before = step + int(bad[0])
+        reasons = [
+            f"the loss is {metrics[bad[0], 0]} after {before} steps",
+            *self._trace(before),
+            "A smaller learning_rate may keep it finite. Received: "
+            f"learning_rate={self._recipe.learning_rate}",
+        ]
+        raise TrainingError(". ".join(reasons))
+
+    def _trace(self, step: int) -> list[str]:
+        """Goes back to the last checkpoint and up to the bad step again."""
+        if not self._checkpoints:
+            return []
+        good = self._checkpoints.restore()
+        most = self._recipe.steps_per_execution
+        for at in range(good, step, most):
+            self._steps.train(at, min(most, step - at))
+        layer = execution.first_bad_layer(self._model, self._steps.batch(step))
+        return [
+            f"The first thing that is not finite: {layer}",
+            f"The checkpoint of step {good} stays",
+        ]
+
     def _evaluation(
         self, step: int, logs: dict[str, float]
     ) -> dict[str, float]:
         self._callbacks.on_test_begin()
-        test_logs = self._evaluate()
+        test_logs = self._steps.evaluate()
         self._callbacks.on_test_end(test_logs)
+        self._state["since"] = [0, 0.0, 0.0]
         logs = {**logs, **{f"val_{k}": v for k, v in test_logs.items()}}
         self._state["evaluations"].append({"step": step, **logs})
         return logs
@@ -299,8 +371,12 @@ class _Loop:
         return step % self._recipe.checkpoint_every == 0
 
     def _save(self, step: int) -> None:
+        """A disk that is full is no reason to lose the run."""
         if self._checkpoints:
-            self._checkpoints.save(step)
+            try:
+                self._checkpoints.save(step)
+            except CheckpointError as error:
+                _LOG.warning("%s; training goes on", error)
 
     def _shown(self) -> dict[str, float]:
         evaluations = self._state["evaluations"]
@@ -318,6 +394,40 @@ class _Loop:
             stateful_metrics=["loss", "accuracy", "val_loss", "val_accuracy"],
             unit_name="step",
         )
+
+
+def _strategy(recipe: Recipe) -> Any:
+    return strategies.make(recipe.strategy, replicas=recipe.replicas)
+
+
+def _make_steps(
+    recipe: Recipe,
+    dataset: ArrayDataset,
+    order: BatchOrder,
+    model: keras.Model,
+    strategy: Any,
+) -> execution.Steps:
+    if recipe.strategy == "one_device":
+        return execution.ResidentSteps(
+            model,
+            dataset,
+            order.rows,
+            capacity=min(recipe.steps_per_execution, recipe.steps),
+            jit_compile=recipe.jit_compile,
+            test_batch=EVALUATION_BATCH,
+        )
+    return execution.StreamedSteps(
+        model,
+        lambda step, part: dataset.train(
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            start_step=step,
+            part=part,
+        ),
+        lambda part: dataset.test(batch_size=EVALUATION_BATCH, part=part),
+        strategy=strategy,
+        jit_compile=recipe.jit_compile,
+    )
 
 
 def _batch_order(recipe: Recipe, dataset: ArrayDataset) -> BatchOrder:

@@ -3,8 +3,15 @@ import json
 
 import pytest
 
+from keras_bn import run_folder
 from keras_bn.recipes import Recipe
-from keras_bn.run_folder import RunFolderError, open_run_folder, write_json
+from keras_bn.run_folder import RunFolderError, write_json
+
+
+def open_run_folder(*arguments, **options):
+    """Opens a folder and leaves it at once."""
+    with run_folder.open_run_folder(*arguments, **options) as folder:
+        return folder
 
 
 def test_a_new_folder_holds_recipe_and_environment(tmp_path):
@@ -52,6 +59,28 @@ def test_overwrite_deletes_runs_and_nothing_else(tmp_path):
     with pytest.raises(RunFolderError, match="is not a run"):
         open_run_folder(photos, Recipe(), overwrite=True)
     assert (photos / "cat.jpg").exists()
+
+
+def test_a_second_process_is_refused_until_the_first_is_done(tmp_path):
+    with run_folder.open_run_folder(tmp_path / "run", Recipe()):
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(RunFolderError, match="another process"):
+                open_run_folder(tmp_path / "run", Recipe(), **options)
+    open_run_folder(tmp_path / "run", Recipe(), resume=True)
+
+
+def test_a_folder_without_its_recipe_is_left_alone(tmp_path):
+    (tmp_path / "notes").touch()
+    with pytest.raises(RunFolderError, match="not a run"):
+        open_run_folder(tmp_path, Recipe(), resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_where_and_in_what_portions_may_change_on_resume(tmp_path):
+    open_run_folder(tmp_path / "run", Recipe())
+    other = Recipe(strategy="mirrored", replicas=2, steps_per_execution=3)
+    folder = open_run_folder(tmp_path / "run", other, resume=True)
+    assert folder.read_recipe() == other
 
 
 def test_an_unwritable_place_is_named(tmp_path):

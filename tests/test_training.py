@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from keras_bn import training
-from keras_bn.run_folder import RunFolder, open_run_folder
+from keras_bn.backend import execution
+from keras_bn.run_folder import RunFolder
 
 
 class Recorder(keras.callbacks.Callback):
@@ -122,7 +123,7 @@ def test_seeds_differ_and_repeat(whole, tiny_recipe, tiny_dataset):
 def test_a_signal_ends_cleanly_and_resume_goes_on(
     tmp_path, whole, tiny_recipe, tiny_dataset, number
 ):
-    folder = open_run_folder(tmp_path / "run", tiny_recipe)
+    folder = RunFolder(tmp_path)
     stop = Recorder(
         lambda step: step == 33,
         at=33,
@@ -147,7 +148,7 @@ def test_a_crash_resumes_from_the_last_checkpoint(
     def fail():
         raise RuntimeError("power cut")
 
-    folder = open_run_folder(tmp_path / "run", tiny_recipe)
+    folder = RunFolder(tmp_path)
     crash = Recorder(lambda step: step == 33, at=33, action=fail)
     with pytest.raises(RuntimeError, match="power cut"):
         run(tiny_recipe, tiny_dataset, folder=folder, callbacks=[crash])
@@ -157,26 +158,105 @@ def test_a_crash_resumes_from_the_last_checkpoint(
     assert_same(weights(model), weights(whole[0]))
 
 
-def test_a_damaged_checkpoint_is_one_clear_error(
+def damage(path):
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 0xFF
+    path.write_bytes(contents)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tmp_path, whole, tiny_recipe, tiny_dataset, caplog
+):
+    folder = RunFolder(tmp_path)
+    run(tiny_recipe, tiny_dataset, folder=folder)
+    damage(folder.checkpoints / "ckpt-60.data-00000-of-00001")
+    seen = Recorder()
+    model, result = run(
+        tiny_recipe, tiny_dataset, folder=folder, callbacks=[seen]
+    )
+    assert seen.steps == [60]  # on from step 50
+    assert "ckpt-60 cannot be restored" in caplog.text
+    assert "going on from" in caplog.text
+    assert_same(weights(model), weights(whole[0]))
+    assert result.evaluations == whole[1].evaluations
+
+
+def test_without_a_whole_checkpoint_there_is_one_clear_error(
     tmp_path, tiny_recipe, tiny_dataset
 ):
-    folder = open_run_folder(tmp_path / "run", tiny_recipe)
+    folder = RunFolder(tmp_path)
     run(tiny_recipe, tiny_dataset, folder=folder)
-    data = folder.checkpoints / "ckpt-60.data-00000-of-00001"
-    contents = bytearray(data.read_bytes())
-    contents[len(contents) // 2] ^= 0xFF
-    data.write_bytes(contents)
-    with pytest.raises(training.CheckpointError, match="ckpt-60 cannot be"):
-        run(tiny_recipe.replace(steps=80), tiny_dataset, folder=folder)
+    for data in folder.checkpoints.glob("*.data-*"):
+        data.write_bytes(b"")
+    with pytest.raises(
+        training.CheckpointError, match=r"ckpt-60 cannot be.*ckpt-50 cannot be"
+    ):
+        run(tiny_recipe, tiny_dataset, folder=folder)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe, tiny_dataset):
+def test_a_disk_that_is_full_costs_no_run(
+    tmp_path, monkeypatch, whole, tiny_recipe, tiny_dataset, caplog
+):
+    save = training.checkpoints.Checkpoints.save
+
+    def full(self, step):
+        if step == 50:
+            raise training.CheckpointError("step 50: no space left on device")
+        save(self, step)
+
+    monkeypatch.setattr(training.checkpoints.Checkpoints, "save", full)
+    model, _ = run(tiny_recipe, tiny_dataset, folder=RunFolder(tmp_path))
+    assert "no space left on device; training goes on" in caplog.text
+    assert_same(weights(model), weights(whole[0]))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tmp_path, tiny_recipe, tiny_dataset
+):
     x = tiny_dataset.x_train.copy()
     x[7, 3] = np.nan
+    order = training.BatchOrder(examples=200, batch_size=20, seed=0)
+    before = int(np.argwhere(order.rows(0, 10) == 7)[0, 0])
     with pytest.raises(
-        training.TrainingError, match=r"nan after \d+ steps.*learning_rate=0.1"
+        training.TrainingError,
+        match=f"nan after {before} steps.*the batch itself.*learning_rate=0.1",
     ):
-        run(tiny_recipe, dataclasses.replace(tiny_dataset, x_train=x))
+        run(
+            tiny_recipe,
+            dataclasses.replace(tiny_dataset, x_train=x),
+            folder=RunFolder(tmp_path),
+        )
+
+
+def test_a_loss_that_overflows_names_the_checkpoint_that_stays(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    recipe = tiny_recipe.replace(
+        norm="none", learning_rate=1e38, checkpoint_every=1
+    )
+    with pytest.raises(
+        training.TrainingError, match=r"inf after 1 steps.*of step 1 stays"
+    ):
+        run(recipe, tiny_dataset, folder=RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("layer", "value", "message"),
+    [
+        ("hidden2_linear", np.nan, "the weights of hidden2_linear"),
+        ("hidden2_linear", 3e38, "the output of hidden2_linear"),
+        (None, None, "the loss"),
+    ],
+)
+def test_the_first_layer_that_is_not_finite_is_named(
+    tiny_recipe, tiny_dataset, layer, value, message
+):
+    model = training.build_model(tiny_recipe, input_size=16, classes=3)
+    if layer:
+        kernel = model.get_layer(layer).kernel
+        kernel.assign(np.full(kernel.shape, value))
+    found = execution.first_bad_layer(model, tiny_dataset.x_train[:20])
+    assert found == message
 
 
 @pytest.mark.parametrize("mixed_precision", ["none", "float16", "bfloat16"])

@@ -2,19 +2,23 @@
 """A run's whole state on disk, by TensorFlow's checkpoints.
 
 TensorFlow writes to temporary names, renames, rotates, and checks a CRC of
-every tensor when it reads.
+every tensor when it reads. A checkpoint that is found damaged costs the steps
+since the one before it, not the run.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+_LOG = logging.getLogger(__name__)
+
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be read or does not fit the model."""
+    """Checkpoints that cannot be read, do not fit or cannot be written."""
 
 
 class _JsonState(tf.train.experimental.PythonState):
@@ -33,11 +37,11 @@ class _JsonState(tf.train.experimental.PythonState):
 
 
 class Checkpoints:
-    """Saves and restores a model, its optimizer and metrics, and a dictionary.
+    """Saves and restores a model, its optimizer, and a dictionary.
 
     Args:
         folder: Where the checkpoints lie; made when the first is saved.
-        model: A compiled model whose optimizer and metrics are built.
+        model: A compiled model whose optimizer is built.
         state: JSON-able dictionary, saved as it is at that moment and changed
             in place by `restore`.
         keep: How many checkpoints stay.
@@ -51,42 +55,82 @@ class Checkpoints:
         *,
         keep: int = 2,
     ) -> None:
-        variables = [
-            *model.variables,
-            *model.optimizer.variables,
-            *model.metrics_variables,
-        ]
+        self._state = state
         self._checkpoint = tf.train.Checkpoint(
-            variables=[variable.value for variable in variables],
+            variables=[variable.value for variable in variables(model)],
             state=_JsonState(state),
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(folder), max_to_keep=keep
         )
 
-    def save(self, step: int) -> None:
-        """Writes the state after `step` steps, unless it is there already."""
-        if self._step_of(self._manager.latest_checkpoint) != step:
-            self._manager.save(checkpoint_number=step)
+    @property
+    def newest(self) -> int:
+        """The step of the newest checkpoint, -1 if there is none."""
+        return _step_of(self._manager.latest_checkpoint)
 
-    def restore(self) -> int:
-        """Restores the newest checkpoint; returns its step, 0 if there is none.
+    def save(self, step: int) -> None:
+        """Writes the state after `step` steps, unless it is there already.
 
         Raises:
-            CheckpointError: If it is damaged or of another model.
+            CheckpointError: If the disk does not take it; the checkpoints
+                before it stay.
         """
-        newest = self._manager.latest_checkpoint
-        if newest is None:
-            return 0
+        if self.newest == step:
+            return
         try:
-            self._checkpoint.restore(newest).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            self._manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
             raise CheckpointError(
-                f"checkpoint {newest} cannot be restored: {reason}"
+                f"the checkpoint of step {step} cannot be written: "
+                f"{_first_line(error)}"
             ) from None
-        return self._step_of(newest)
 
-    @staticmethod
-    def _step_of(path: str | None) -> int:
-        return -1 if path is None else int(path.rsplit("-", 1)[1])
+    def restore(self) -> int:
+        """Restores the newest checkpoint that can be read.
+
+        Returns:
+            Its step, 0 if there is none at all. Damaged ones are logged.
+
+        Raises:
+            CheckpointError: If there are some and none can be read.
+        """
+        reasons = []
+        for path in reversed(self._manager.checkpoints):
+            try:
+                status = self._checkpoint.restore(path)
+                status.assert_existing_objects_matched()
+            except (
+                tf.errors.OpError,
+                AssertionError,
+                ValueError,
+                TypeError,
+                AttributeError,
+                IndexError,
+            ) as error:
+                reasons.append(
+                    f"checkpoint {path} cannot be restored: "
+                    f"{_first_line(error)}"
+                )
+                continue
+            for reason in reasons:
+                _LOG.warning("%s; going on from %s", reason, path)
+            return _step_of(path)
+        if reasons:
+            raise CheckpointError("; ".join(reasons))
+        return 0
+
+
+def variables(model: keras.Model) -> list[Any]:
+    """All that training changes: weights, statistics, seeds, optimizer."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    own = [v for v in model.variables if id(v) not in metrics]
+    return [*own, *model.optimizer.variables]
+
+
+def _step_of(path: str | None) -> int:
+    return -1 if path is None else int(path.rsplit("-", 1)[1])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]

@@ -1,95 +1,301 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many training steps in one call, on data that stay on the device."""
+"""Steps of training and evaluation, on one device or on many.
 
-from collections.abc import Callable
-from typing import Any
+There is one step, whatever runs it: the gradient of the mean loss over the
+whole batch, however the batch is shared out, and Keras' optimizer. On one
+device, data that fit into memory stay on the device and many steps are one
+compiled loop. Everything else comes through tf.data and goes through
+tf.distribute, a step at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-TrainSteps = Callable[[NDArray[np.int32]], None]
-Evaluate = Callable[[], dict[str, float]]
+Tensor = Any  # tf.Tensor is untyped for mypy.
+#: What a step reports: loss and accuracy.
+METRICS = ("loss", "accuracy")
+#: The share of an auxiliary head in the loss (Szegedy et al. 2014).
+AUXILIARY_WEIGHT = 0.3
 
 
-def make_train_steps(
-    model: keras.Model,
-    x: NDArray[np.float32],
-    y: NDArray[np.int32],
-    *,
-    capacity: int,
-    jit_compile: bool,
-) -> TrainSteps:
-    """Returns a function that runs `model.train_step` once per row of indices.
+class Steps(Protocol):
+    """Steps of one model on one data set."""
 
-    It is one compiled loop with a trip count known only when it runs: however
-    a run is cut into calls, the same program does the same arithmetic, so the
-    weights do not depend on the cuts.
+    def train(self, step: int, count: int) -> NDArray[np.float32]:
+        """The steps `step + 1 .. step + count`.
+
+        Returns:
+            `[count, 2]`: loss and accuracy of each step's batch, before the
+            step.
+        """
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and accuracy over all test examples."""
+        ...
+
+    def batch(self, step: int) -> Tensor:
+        """This process' inputs of the step after `step` steps."""
+        ...
+
+
+class ResidentSteps:
+    """Data stay on the one device; a call is one compiled loop.
+
+    The loop's trip count is known only when it runs: however a run is cut into
+    calls, the same program does the same arithmetic, so the weights do not
+    depend on the cuts.
 
     Args:
         model: A compiled and built model.
-        x: Inputs `[N, ...]`.
-        y: Labels `[N]`.
-        capacity: Most rows that one call may bring.
+        dataset: A `keras_bn.data.ArrayDataset`.
+        rows: `rows(step, count)`: indices `[count, batch_size]`.
+        capacity: Most steps that one call may bring.
         jit_compile: Whether XLA compiles the loop.
-
-    Returns:
-        `train(rows)`, with `rows` int32 `[count, batch_size]` and
-        `count <= capacity`. Metrics go on accumulating in the model.
+        test_batch: Examples of one evaluation step.
     """
-    # Metrics and optimizer make their variables on first use, which may not
-    # happen inside a compiled loop.
-    model.evaluate(x[:1], y[:1], verbose=0)
-    model.reset_metrics()
-    model.optimizer.build(model.trainable_variables)
-    x, y = tf.constant(x), tf.constant(y)
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
-    def execute(rows: tf.Tensor, count: tf.Tensor) -> None:
-        def one_step(step: tf.Tensor) -> tuple[tf.Tensor]:
-            model.train_step(
-                (tf.gather(x, rows[step]), tf.gather(y, rows[step]))
+    def __init__(
+        self,
+        model: keras.Model,
+        dataset: Any,
+        rows: Callable[[int, int], NDArray[np.int32]],
+        *,
+        capacity: int,
+        jit_compile: bool,
+        test_batch: int,
+    ) -> None:
+        train_step = make_train_step(model)
+        x, y = tf.constant(dataset.x_train), tf.constant(dataset.y_train)
+
+        @tf.function(jit_compile=jit_compile, autograph=False)
+        def execute(rows: Tensor, count: Tensor) -> Tensor:
+            def one_step(step: Tensor, metrics: Tensor) -> tuple[Tensor, ...]:
+                batch = tf.gather(x, rows[step]), tf.gather(y, rows[step])
+                return step + 1, metrics.write(step, train_step(*batch))
+
+            metrics = tf.TensorArray(
+                keras.config.floatx(), capacity, element_shape=[len(METRICS)]
             )
-            return (step + 1,)
+            loop = (tf.constant(0), metrics)
+            _, metrics = tf.while_loop(
+                lambda step, _: step < count, one_step, loop
+            )
+            return metrics.stack()
 
-        tf.while_loop(lambda step: step < count, one_step, (tf.constant(0),))
+        self._execute = execute
+        self._x = x
+        self._rows = rows
+        self._capacity = capacity
+        self._test_x = tf.constant(dataset.x_test)
+        self._test_y = tf.constant(dataset.y_test)
+        self._test_batch = test_batch
+        self._test_step = tf.function(
+            make_test_step(model), reduce_retracing=True
+        )
 
-    def train(rows: NDArray[np.int32]) -> None:
-        count = len(rows)
-        padded = np.zeros((capacity, rows.shape[1]), np.int32)
+    def train(self, step: int, count: int) -> NDArray[np.float32]:
+        """See `Steps`."""
+        rows = self._rows(step, count)
+        padded = np.zeros((self._capacity, rows.shape[1]), np.int32)
         padded[:count] = rows
-        execute(tf.constant(padded), tf.constant(count))
+        metrics = self._execute(tf.constant(padded), tf.constant(count))
+        return np.asarray(metrics)[:count]
 
-    return train
+    def evaluate(self) -> dict[str, float]:
+        """See `Steps`."""
+        size, examples = self._test_batch, len(self._test_x)
+        return _means(
+            self._test_step(
+                self._test_x[first : first + size],
+                self._test_y[first : first + size],
+            )
+            for first in range(0, examples, size)
+        )
+
+    def batch(self, step: int) -> Tensor:
+        """See `Steps`."""
+        return tf.gather(self._x, self._rows(step, 1)[0])
 
 
-def make_evaluate(
-    model: keras.Model,
-    x: NDArray[np.float32],
-    y: NDArray[np.int32],
-    *,
-    batch_size: int,
-) -> Evaluate:
-    """Returns a function that gives loss and metrics over all of `x`, `y`.
+class StreamedSteps:
+    """Batches come through tf.data, each replica its own part of them.
 
-    It resets the model's metrics before and after.
+    Args:
+        model: A compiled and built model, made within the strategy's scope.
+        train_part: `train_part(step, part)`: batches from that step on, of
+            which `part = (i, n)` asks for the i-th of n shares.
+        test_part: `test_part(part)`: the test batches, likewise; every part
+            has as many.
+        strategy: Where to train.
+        jit_compile: Whether XLA compiles a step; on one device only.
     """
-    x, y = tf.constant(x), tf.constant(y)
-    test_step = tf.function(model.test_step, reduce_retracing=True)
 
-    def evaluate() -> dict[str, float]:
-        model.reset_metrics()
-        for first in range(0, len(x), batch_size):
-            last = first + batch_size
-            test_step((x[first:last], y[first:last]))
-        logs = numbers(model.get_metrics_result())
-        model.reset_metrics()
-        return logs
+    def __init__(
+        self,
+        model: keras.Model,
+        train_part: Callable[[int, tuple[int, int]], Any],
+        test_part: Callable[[tuple[int, int]], Any],
+        *,
+        strategy: Any,
+        jit_compile: bool,
+    ) -> None:
+        self._train_part = train_part
+        self._test_part = test_part
+        self._strategy = strategy
+        alone = strategy.num_replicas_in_sync == 1
+        self._train_step = self._everywhere(
+            tf.function(make_train_step(model), jit_compile=True)
+            if jit_compile and alone
+            else make_train_step(model)
+        )
+        self._test_step = self._everywhere(make_test_step(model))
+        self._batches: Iterator[Any] | None = None
+        self._position = -1
 
-    return evaluate
+    def train(self, step: int, count: int) -> NDArray[np.float32]:
+        """See `Steps`."""
+        if self._batches is None or step != self._position:
+            self._batches = self._distributed(
+                lambda part: self._train_part(step, part)
+            )
+        self._position = step + count
+        metrics = [self._train_step(*next(self._batches)) for _ in range(count)]
+        return np.stack([np.asarray(m) for m in metrics])
+
+    def evaluate(self) -> dict[str, float]:
+        """See `Steps`."""
+        batches = self._distributed(self._test_part)
+        return _means(self._test_step(*batch) for batch in batches)
+
+    def batch(self, step: int) -> Tensor:
+        """See `Steps`."""
+        return next(iter(self._train_part(step, (0, 1))))[0]
+
+    def _distributed(self, part: Callable[[tuple[int, int]], Any]) -> Any:
+        """Iterates over what every replica of this process gets."""
+        total = self._strategy.num_replicas_in_sync
+        if total == 1:
+            return iter(part((0, 1)).prefetch(2))
+
+        def of_this_process(context: Any) -> Any:
+            local = total // context.num_input_pipelines
+            first = context.input_pipeline_id * local
+            parts = [part((first + i, total)) for i in range(local)]
+            turns = tf.data.Dataset.range(local).repeat()
+            return tf.data.Dataset.choose_from_datasets(parts, turns)
+
+        return iter(
+            self._strategy.distribute_datasets_from_function(of_this_process)
+        )
+
+    def _everywhere(self, step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The step on all replicas; the result is the same on each."""
+        strategy = self._strategy
+
+        @tf.function(reduce_retracing=True)
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            results = strategy.run(step, args=(x, y))
+            return strategy.experimental_local_results(results)[0]
+
+        return run
 
 
-def numbers(logs: dict[str, Any]) -> dict[str, float]:
-    """Tensors of a `logs` dictionary as Python floats."""
-    return {name: float(value) for name, value in logs.items()}
+def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
+    """One step on a replica's share of a batch.
+
+    The loss is the mean over the examples of all replicas plus the model's
+    penalties. What it reports is the same on every replica.
+
+    Args:
+        model: A model of logits `[N, classes]`, or of these and those of
+            auxiliary heads; with an optimizer.
+    """
+    # The optimizer makes its variables on first use, which may not happen
+    # inside a compiled loop.
+    model.optimizer.build(model.trainable_variables)
+    weights = model.trainable_variables
+
+    def train_step(x: Tensor, y: Tensor) -> Tensor:
+        with tf.GradientTape() as tape:
+            losses, correct = _examples(model, x, y, training=True)
+            size = tf.cast(tf.shape(y)[0], losses.dtype)
+            penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
+            loss = tf.reduce_sum(losses) + size * penalty
+            scaled = model.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, weights)
+        sums = _sum_over_replicas(tf.stack([loss, correct, size]))
+        gradients = [g / tf.cast(sums[2], g.dtype) for g in gradients]
+        model.optimizer.apply(gradients, weights)
+        return sums[:2] / sums[2]
+
+    return train_step
+
+
+def make_test_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
+    """Sums of loss and accuracy, and the number, of a batch's examples."""
+
+    def test_step(x: Tensor, y: Tensor) -> Tensor:
+        losses, correct = _examples(model, x, y, training=False)
+        size = tf.cast(tf.shape(y)[0], losses.dtype)
+        penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
+        loss = tf.reduce_sum(losses) + size * penalty
+        return _sum_over_replicas(tf.stack([loss, correct, size]))
+
+    return test_step
+
+
+def first_bad_layer(model: keras.Model, x: Tensor) -> str:
+    """What first is not finite on the way of a batch through a model."""
+    if not _finite(x):
+        return "the batch itself"
+    layers = model.layers[1:]
+    outputs = keras.Model(model.inputs[0], [layer.output for layer in layers])
+    for layer, output in zip(layers, outputs(x, training=True), strict=True):
+        if not all(map(_finite, layer.weights)):
+            return f"the weights of {layer.name}"
+        if not _finite(output):
+            return f"the output of {layer.name}"
+    return "the loss"
+
+
+def _finite(tensor: Any) -> bool:
+    return bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(tensor))))
+
+
+def _examples(
+    model: keras.Model, x: Tensor, y: Tensor, *, training: bool
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each example, and how many are classified right."""
+    logits, *auxiliary = tf.nest.flatten(model(x, training=training))
+    losses = _cross_entropy(y, logits)
+    if training:
+        for head in auxiliary:
+            losses += AUXILIARY_WEIGHT * _cross_entropy(y, head)
+    right = tf.equal(tf.argmax(logits, -1, output_type=y.dtype), y)
+    return losses, tf.reduce_sum(tf.cast(right, losses.dtype))
+
+
+def _cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
+    return keras.losses.sparse_categorical_crossentropy(
+        y, logits, from_logits=True
+    )
+
+
+def _sum_over_replicas(sums: Tensor) -> Tensor:
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return sums
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+
+def _means(sums: Iterator[Tensor]) -> dict[str, float]:
+    """Means from sums and numbers of batches, added up in float64."""
+    total = np.sum([np.asarray(s, np.float64) for s in sums], axis=0)
+    means = total[:-1] / total[-1]
+    return dict(zip(METRICS, means.tolist(), strict=True))

@@ -2,7 +2,9 @@
 """Data sets that fit into memory, and the order their examples come in."""
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,77 @@ class ArrayDataset:
                     f"{len(y)} labels"
                 )
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.x_train.shape[1:]
+
+    @property
+    def train_examples(self) -> int:
+        """Number of training examples."""
+        return len(self.x_train)
+
+    @property
+    def test_examples(self) -> int:
+        """Number of test examples."""
+        return len(self.x_test)
+
+    def train(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        part: tuple[int, int] = (0, 1),
+    ) -> Any:
+        """Batches without end, as a `tf.data.Dataset`.
+
+        Args:
+            batch_size: Examples of a whole batch.
+            seed: Seed of their order.
+            start_step: The step that the first batch is for.
+            part: `(i, n)`: the i-th of n nearly equal shares of each batch.
+        """
+        order = BatchOrder(
+            examples=len(self.x_train), batch_size=batch_size, seed=seed
+        )
+        return _stream(
+            self.x_train,
+            self.y_train,
+            lambda: (
+                share(order.rows(step, 1)[0], part)
+                for step in itertools.count(start_step)
+            ),
+        )
+
+    def test(self, *, batch_size: int, part: tuple[int, int] = (0, 1)) -> Any:
+        """All test examples once; as many batches for every part."""
+        rows = np.arange(len(self.x_test), dtype=np.int32)
+        return _stream(
+            self.x_test,
+            self.y_test,
+            lambda: (
+                share(rows[first : first + batch_size], part)
+                for first in range(0, len(rows), batch_size)
+            ),
+        )
+
+
+def _stream(
+    x: NDArray[np.float32],
+    y: NDArray[np.int32],
+    rows: Callable[[], Iterable[NDArray[np.int32]]],
+) -> Any:
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_generator(
+        lambda: ((x[r], y[r]) for r in rows()),
+        output_signature=(
+            tf.TensorSpec((None, *x.shape[1:]), x.dtype),
+            tf.TensorSpec((None,), y.dtype),
+        ),
+    )
+
 
 def binary_rows(images: NDArray[Any], *, white: float) -> NDArray[np.float32]:
     """Flattens images `[N, H, W]` to rows of 0 and 1 at half of `white`.
@@ -51,6 +124,12 @@ def binary_rows(images: NDArray[Any], *, white: float) -> NDArray[np.float32]:
     """
     rows = images.reshape(len(images), math.prod(images.shape[1:]))
     return (rows > white / 2).astype(np.float32)
+
+
+def share(rows: NDArray[np.int32], part: tuple[int, int]) -> NDArray[np.int32]:
+    """The i-th of n nearly equal shares of rows, in their order."""
+    index, parts = part
+    return np.array_split(rows, parts)[index]
 
 
 class BatchOrder:

@@ -14,6 +14,8 @@ NORMALIZATIONS = ("batch", "keras", "none")
 def normalization(norm: str, *, name: str) -> keras.layers.Layer | None:
     """Makes the layer that `norm` names.
 
+    Its statistics are those of the whole batch, on however many devices.
+
     Args:
         norm: One of `NORMALIZATIONS`.
         name: Name of the layer.
@@ -25,9 +27,9 @@ def normalization(norm: str, *, name: str) -> keras.layers.Layer | None:
         ValueError: If `norm` is none of them.
     """
     if norm == "batch":
-        return BatchNormalization(name=name)
+        return BatchNormalization(synchronized=True, name=name)
     if norm == "keras":
-        return keras.layers.BatchNormalization(name=name)
+        return keras.layers.BatchNormalization(synchronized=True, name=name)
     if norm == "none":
         return None
     raise ValueError(
