@@ -99,7 +99,7 @@ def make_any(strategy: Strategy) -> Callable[[bool], bool]:
 
     @tf.function
     def count(flag: Any) -> Any:
-        return strategy.run(_sum, args=(flag,))
+        return strategy.run(lambda: _sum(tf.identity(flag)))
 
     def anywhere(flag: bool) -> bool:
         total = count(tf.constant(float(flag)))
