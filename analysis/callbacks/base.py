@@ -47,7 +47,9 @@ class StepCallback(keras.callbacks.Callback):
         del logs
         if not self._started:
             self._started = True
-            self.step = int(self.model.optimizer.iterations)
+            self.step = int(
+                keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+            )
             self.start()
         self._epoch_start = self.step - batch
         self.steps_ahead()
