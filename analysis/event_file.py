@@ -34,8 +34,13 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         number = next(_NUMBERS)
+        # Readers take the files in the order of their names, and clocks may
+        # have been set back since the last one.
+        seconds = int(time.time())
+        for path in event_files(folder)[-1:]:
+            seconds = max(seconds, int(path.name.split(".")[3]) + 1)
         self.path = folder / (
-            f"events.out.tfevents.{int(time.time()):010d}."
+            f"events.out.tfevents.{seconds:010d}."
             f"{socket.gethostname()}.{os.getpid()}.{number}"
         )
         self._waiting = io.BytesIO()

@@ -98,7 +98,13 @@ class RunFolder:
         try:
             contents = json.loads(self.recipe_file.read_text("utf-8"))
             return Recipe.from_mapping(contents["recipe"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ) as error:
             raise RunFolderError(
                 f"{self.recipe_file} holds no recipe: {error}"
             ) from None

@@ -192,7 +192,13 @@ def run(
         )
     steps = _make_steps(recipe, dataset, order, model, strategy)
     loop = _Loop(recipe, model, steps, strategy, folder, callbacks, progress)
-    return model, loop.run()
+    try:
+        return model, loop.run()
+    except strategies.PROCESS_LOST as error:
+        raise TrainingError(
+            "another process of the run is gone. Start all of them again with "
+            f"--resume. ({str(error).splitlines()[0]})"
+        ) from None
 
 
 class _Loop:
@@ -249,8 +255,6 @@ class _Loop:
                 if bar:
                     bar.update(step, list(self._shown().items()))
                 stop = self._anywhere(self._model.stop_training)
-            if self._checkpoints:
-                self._checkpoints.save(step)
             self._callbacks.on_train_end()
         result = Result(
             steps=step,
@@ -259,8 +263,9 @@ class _Loop:
             evaluations=self._state["evaluations"],
             interrupted=received[0] if received else 0,
         )
-        if self._folder:
+        if self._folder and self._checkpoints:
             self._folder.write_result(result)
+            self._checkpoints.save(step)
         return result
 
     def _begin(self) -> int:

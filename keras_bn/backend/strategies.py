@@ -12,6 +12,14 @@ import tensorflow as tf
 
 Strategy = Any  # tf.distribute.Strategy is untyped for mypy.
 
+#: What collectives raise when another process of the run is gone.
+PROCESS_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
 
 @functools.cache
 def make(name: str, *, replicas: int = 0) -> Strategy:

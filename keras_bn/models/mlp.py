@@ -65,6 +65,6 @@ def mlp(
         classes,
         kernel_initializer=blocks.gaussian(weight_stddev, 1000 * seed),
         name="logits",
-        dtype="float32",
+        dtype=keras.config.floatx(),  # also in mixed precision
     )(x)
     return keras.Model(inputs, logits, name="mlp")

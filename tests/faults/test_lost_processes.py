@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills, and what is kept."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults import processes
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupts."""
+    logdir = tmp_path_factory.mktemp("whole")
+    code, out, _ = processes.end(processes.start(logdir))
+    assert code == 0
+    assert "1,200 steps" in out
+    return logdir
+
+
+def test_kills_at_random_moments_leave_no_trace(tmp_path, whole):
+    """See also `make soak`, which kills hundreds of times."""
+    kills = kill_until_done(tmp_path, seed=0, between=(2.5, 5.0), most=4)
+    assert kills
+    processes.assert_same_run(tmp_path, whole)
+
+
+def kill_until_done(logdir, *, seed, between, most):
+    """Kills a run at random moments, up to so often; how often it did."""
+    moments = random.Random(seed)
+    kills = 0
+    while True:
+        process = processes.start(logdir, "--resume")
+        if kills < most:
+            time.sleep(moments.uniform(*between))
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+                kills += 1
+                continue
+        code, _, errors = processes.end(process)
+        assert code == 0, errors
+        return kills
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_a_checkpoint(tmp_path, whole, number):
+    process = processes.start(tmp_path)
+    processes.wait_for(processes.checkpoint(tmp_path, 150), process)
+    process.send_signal(number)
+    code, out, _ = processes.end(process)
+    assert code == 128 + number
+    assert f"Stopped by {number.name} after" in out
+    code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
+    assert code == 0
+    processes.assert_same_run(tmp_path, whole)
+
+
+def test_a_clock_that_jumps_back_leaves_the_order(tmp_path, whole):
+    process = processes.start(tmp_path)
+    processes.wait_for(processes.checkpoint(tmp_path, 300), process)
+    process.kill()
+    process.communicate()
+    for path in (tmp_path / "run").rglob("events.*"):
+        name = path.name.split(".")
+        name[3] = str(int(name[3]) + 10**6)  # from a clock ahead of ours
+        os.rename(path, path.with_name(".".join(name)))
+    code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
+    assert code == 0
+    processes.assert_same_run(tmp_path, whole)
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_passed_over(tmp_path, whole):
+    process = processes.start(tmp_path)
+    processes.wait_for(processes.checkpoint(tmp_path, 450), process)
+    process.kill()
+    process.communicate()
+    newest = max(
+        (tmp_path / "run" / "checkpoints").glob("*.data-*"),
+        key=lambda path: int(path.name.split("-")[1].split(".")[0]),
+    )
+    newest.write_bytes(newest.read_bytes()[:100])
+    process = processes.start(tmp_path, "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "cannot be restored" in errors
+    assert "going on from" in errors
+    processes.assert_same_run(tmp_path, whole)
+
+
+def test_a_disk_that_fills_up_costs_no_step(tmp_path, whole):
+    """No file may grow beyond 2 KiB: checkpoints fail, event files later."""
+    process = processes.start(tmp_path, largest_file=2048)
+    code, _, errors = processes.end(process)
+    assert code == 1
+    assert "checkpoint of step 1200 cannot be written" in errors
+    contents = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert contents["steps"] == 1200
+    code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
+    assert code == 0
+    processes.assert_same_run(tmp_path, whole)
+
+
+def test_a_second_process_on_a_run_is_refused(tmp_path):
+    first = processes.start(tmp_path, "--steps=1000000")
+    processes.wait_for(tmp_path / "run" / "recipe.json", first)
+    code, _, errors = processes.end(processes.start(tmp_path, "--resume"))
+    first.kill()
+    first.communicate()
+    assert code == 1
+    assert "another process is training in" in errors
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_worker_ends_the_others_and_all_resume(tmp_path, victim):
+    flags = ["--steps=300", "--checkpoint_every=50", "--resume"]
+    workers = processes.start_cluster(tmp_path, *flags)
+    processes.wait_for(processes.checkpoint(tmp_path, 50), workers[0])
+    workers[victim].kill()
+    workers[victim].communicate()
+    code, _, errors = processes.end(workers[1 - victim])
+    assert code == 1
+    assert "another process of the run is gone" in errors
+    assert "--resume" in errors
+    assert "\n" not in errors
+    workers = processes.start_cluster(tmp_path, *flags)
+    assert [processes.end(worker)[0] for worker in workers] == [0, 0]
+    steps = [step for tag, step, _ in processes.series(tmp_path)["train"]]
+    assert sorted(set(steps)) == [100, 200, 300]
+    assert len(steps) == 2 * 3  # loss and accuracy, nothing doubled
