@@ -32,7 +32,7 @@ run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
 	@echo "See every curve of the two runs: make dashboard"
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 fuzz: $(READY)  ## Draw 2,000 new examples for the property tests
 	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile=nightly
