@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two devices and two processes do what one device does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_bn.backend import strategies
+from tests.faults import processes
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+
+
+def start(strategy, dtype, path, **environment):
+    command = [
+        *(sys.executable, "-m", "tests.trained"),
+        *(strategy, dtype, str(path)),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=processes.ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
+    )
+
+
+def trained(paths, running):
+    """What each process has written."""
+    for process in running:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    return [dict(np.load(path, allow_pickle=False)) for path in paths]
+
+
+@pytest.fixture(scope="module", params=TOLERANCES)
+def one_device(request, tmp_path_factory):
+    """Everything after training on one device; and the dtype."""
+    path = tmp_path_factory.mktemp("one") / "result.npz"
+    process = start("one_device", request.param, path)
+    return *trained([path], [process]), request.param
+
+
+def assert_close(result, expected, dtype):
+    assert result.keys() == expected.keys()
+    for name, array in expected.items():
+        scale = np.abs(array).max()
+        error = np.abs(result[name] - array).max()
+        assert error <= TOLERANCES[dtype] * scale, name
+
+
+def test_two_devices(tmp_path, one_device):
+    expected, dtype = one_device
+    path = tmp_path / "result.npz"
+    (result,) = trained([path], [start("mirrored", dtype, path)])
+    assert_close(result, expected, dtype)
+
+
+def test_two_processes(tmp_path, one_device):
+    expected, dtype = one_device
+    workers = [f"localhost:{port}" for port in processes.free_ports(2)]
+    paths = [tmp_path / f"{index}.npz" for index in range(2)]
+    running = []
+    for index, path in enumerate(paths):
+        config = {
+            "cluster": {"worker": workers},
+            "task": {"type": "worker", "index": index},
+        }
+        running.append(
+            start("multiworker", dtype, path, TF_CONFIG=json.dumps(config))
+        )
+    results = trained(paths, running)
+    for result in results:
+        assert_close(result, expected, dtype)
+    for name in expected:
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "x", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", '
+        '"index": 1}}',
+    ],
+)
+def test_a_cluster_must_be_described(monkeypatch, config):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match="needs the environment variable"):
+        strategies.make("multiworker")
+
+
+def test_a_started_processor_cannot_be_split_further():
+    np.asarray(strategies.tf.zeros(1))
+    with pytest.raises(ValueError, match="Received: replicas=64"):
+        strategies.make("mirrored", replicas=64)
