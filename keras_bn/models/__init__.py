@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's networks."""
 
+from keras_bn.models.inception import inception
 from keras_bn.models.mlp import mlp
 
-__all__ = ["mlp"]
+__all__ = ["inception", "mlp"]
