@@ -30,6 +30,7 @@ from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.backend.checkpoints import CheckpointError as CheckpointError
 from keras_bn.data import ArrayDataset
 from keras_bn.data.arrays import BatchOrder
+from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
 
@@ -253,6 +254,12 @@ def run(
             recipe, input_shape=dataset.input_shape, classes=dataset.classes
         )
     steps = _make_steps(recipe, dataset, model, strategy)
+    if recipe.population_statistics:
+        batches = _training_batches(recipe, dataset, 0, (0, 1))
+        statistics = PopulationStatistics(
+            batches, steps=recipe.population_statistics
+        )
+        callbacks = [statistics, *callbacks]
     loop = _Loop(recipe, model, steps, strategy, folder, callbacks, progress)
     try:
         return model, loop.run()
