@@ -125,10 +125,9 @@ def main(_: list[str]) -> None:
         )
     added: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     gradients = {}
-    for _ in range(FLAGS.rounds):
-        for name in CONTESTANTS:
-            mib, gradients[name] = in_fresh_process(name)
-            added[name].append(mib)
+    for name in CONTESTANTS * FLAGS.rounds:
+        mib, gradients[name] = in_fresh_process(name)
+        added[name].append(mib)
     medians = {name: statistics.median(mib) for name, mib in added.items()}
     rows = {
         name: {
