@@ -69,7 +69,7 @@ def contestants(
     """Forward and backward of each."""
     rng = np.random.default_rng(0)
     x, dy = (tf.constant(rng.standard_normal(shape, np.float32)) for _ in "xy")
-    options = {
+    options: dict[str, Any] = {
         "shape": shape,
         "axis": -1,
         "policy": "float32",
