@@ -98,11 +98,13 @@ def read_tree(path: str | Path) -> Tree:
 
     Either holds `train/<class>/<image>` and `val/<class>/<image>` (or
     `validation`, `test`); or, without a test part, `<class>/<image>`; or files
-    `<class>_<rest>`, as ImageNet names them.
+    `<class>_<rest>`, as ImageNet names them. Below a class' folder there may be
+    others.
 
     Raises:
-        DataError: If there are no images, the archive is damaged, or a member
-            of it is not what an archive of images holds.
+        DataError: If there are no images, a class has none to train on, the
+            archive is damaged, or a member of it is not what an archive of
+            images holds.
     """
     path = Path(path)
     if path.is_dir():
@@ -118,6 +120,14 @@ def read_tree(path: str | Path) -> Tree:
             "train/<class>/<image>, <class>/<image> or <class>_<rest>"
         )
     classes = tuple(sorted({name for _, name, _ in found}))
+    untaught = sorted(
+        set(classes) - {name for part, name, _ in found if part == TRAIN}
+    )
+    if untaught:
+        raise DataError(
+            f"{path}: every class of the test part must have training images. "
+            f"Received, without any: {', '.join(untaught[:5])}"
+        )
     labels = {name: label for label, name in enumerate(classes)}
     skipped: dict[str, str] = {}
     parts: dict[str, list[tuple[Record, int]]] = {"train": [], "test": []}
@@ -249,12 +259,12 @@ def _is_image(record: Record) -> bool:
 
 def _part_and_class(name: str) -> tuple[str, str]:
     *folders, file = PurePosixPath(name).parts
-    part = TRAIN
-    for folder in folders:
+    for depth, folder in enumerate(folders):
         if folder in (TRAIN, *TEST):
             part = TRAIN if folder == TRAIN else "test"
-    named = [folder for folder in folders if folder not in (TRAIN, *TEST)]
-    return part, named[-1] if named else file.split("_")[0]
+            below = folders[depth + 1 :]
+            return part, below[0] if below else file.split("_")[0]
+    return TRAIN, folders[-1] if folders else file.split("_")[0]
 
 
 def in_shards(paths: Iterable[Path]) -> list[list[Record]]:
