@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from keras_bn.data import records
+from keras_bn.data import records, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.data.images import ImageDataset
 
@@ -37,22 +37,31 @@ def load(
             "train/<class>/<image> and val/<class>/<image>"
         )
     tree = records.read_tree(data_dir)
-    test = tree.test
+    skipped = dict(tree.skipped)
+    parts = []
+    for images in (tree.train, tree.test):
+        damaged = verification.undecodable(images)
+        whole, reasons = verification.without(images, damaged)
+        parts.append(whole)
+        skipped |= reasons
+    train, test = parts
+    if not len(train):
+        raise DataError(f"{data_dir}: no training image decodes")
     if not len(test):
         _LOG.warning(
             "%s has no val/ or test/ part: accuracy is measured on the "
             "training images",
             data_dir,
         )
-        test = tree.train
+        test = train
     return ImageDataset(
         name=name,
         classes=len(tree.classes),
         image_size=image_size,
-        training_images=tree.train,
+        training_images=train,
         test_images=test,
         padded=padded,
-        skipped=tree.skipped,
+        skipped=skipped,
     )
 
 

@@ -67,7 +67,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
             folder,
         )
         test = train
-    first, last = _labels(train)
+    first, last = _labels(parts["train"])
     names = folder / CLASSES
     return ImageDataset(
         name="tfrecords",
@@ -165,7 +165,7 @@ def _write_shard(
             try:
                 height, width, _ = augment.decoded(tf.constant(data)).shape
             except tf.errors.OpError as error:
-                skipped[record.name] = str(error).splitlines()[0]
+                skipped[record.name] = f"it does not decode: {_reason(error)}"
                 continue
             example = _example(
                 data,
@@ -213,8 +213,7 @@ def _check_shard(path: Path) -> int:
         return sum(1 for _ in tf.data.TFRecordDataset(str(path)))
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path} is damaged: {str(error).splitlines()[0]}. Delete it and "
-            "convert again"
+            f"{path} is damaged: {_reason(error)}. Delete it and convert again"
         ) from None
 
 
@@ -244,20 +243,27 @@ def _shards(folder: Path, part: str) -> list[Path]:
     return [found[key] for key in wanted]
 
 
-def _labels(images: records.Images) -> tuple[int, int]:
-    """The smallest and the largest label among the records."""
-    smallest, largest = 2**31, -1
-    for record in images.records:
-        try:
-            example = tf.io.parse_single_example(record.read(), FEATURES)
-        except (tf.errors.OpError, OSError) as error:
-            raise DataError(
-                f"{record.name} does not hold image/encoded and "
-                f"image/class/label: {str(error).splitlines()[0]}"
-            ) from None
-        label = int(example["image/class/label"])
-        smallest, largest = min(smallest, label), max(largest, label)
-    return smallest, largest
+def _labels(paths: Sequence[Path]) -> tuple[int, int]:
+    """The smallest and the largest label in shards, all checksums read."""
+    examples = tf.data.TFRecordDataset(
+        [str(path) for path in paths], num_parallel_reads=tf.data.AUTOTUNE
+    )
+    labels = examples.batch(256).map(
+        lambda batch: tf.io.parse_example(batch, FEATURES)["image/class/label"]
+    )
+    try:
+        chunks = [chunk for chunk in labels.as_numpy_iterator()]
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{paths[0].parent}: a shard is damaged, or a record does not hold "
+            f"image/encoded and image/class/label: {_reason(error)}"
+        ) from None
+    every = np.concatenate(chunks)
+    return int(every.min()), int(every.max())
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    return str(error.message).splitlines()[0][:200]
 
 
 def main(argv: list[str]) -> int:
