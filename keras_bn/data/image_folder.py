@@ -36,32 +36,23 @@ def load(
             f"dataset={name} needs --data_dir: a folder or a zip archive with "
             "train/<class>/<image> and val/<class>/<image>"
         )
-    tree = records.read_tree(data_dir)
-    skipped = dict(tree.skipped)
-    parts = []
-    for images in (tree.train, tree.test):
-        damaged = verification.undecodable(images)
-        whole, reasons = verification.without(images, damaged)
-        parts.append(whole)
-        skipped |= reasons
-    train, test = parts
-    if not len(train):
-        raise DataError(f"{data_dir}: no training image decodes")
+    tree = verification.verified(records.read_tree(data_dir))
+    test = tree.test
     if not len(test):
         _LOG.warning(
             "%s has no val/ or test/ part: accuracy is measured on the "
             "training images",
             data_dir,
         )
-        test = train
+        test = tree.train
     return ImageDataset(
         name=name,
         classes=len(tree.classes),
         image_size=image_size,
-        training_images=train,
+        training_images=tree.train,
         test_images=test,
         padded=padded,
-        skipped=skipped,
+        skipped=tree.skipped,
     )
 
 

@@ -7,7 +7,7 @@ errors for a fraction of the time.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,28 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bn.data import augment
-from keras_bn.data.records import Images
+from keras_bn.data.arrays import DataError
+from keras_bn.data.records import Images, Tree
 
 #: Images read and decoded at a time.
 CHUNK = 64
+
+
+def verified(tree: Tree) -> Tree:
+    """The tree without the images that do not decode, which it names.
+
+    Raises:
+        DataError: If no training image is left.
+    """
+    parts, skipped = [], dict(tree.skipped)
+    for images in (tree.train, tree.test):
+        found = undecodable(images)
+        parts.append(_without(images, found))
+        skipped |= {images.records[row].name: why for row, why in found.items()}
+    train, test = parts
+    if not len(train):
+        raise DataError("no training image decodes")
+    return dataclasses.replace(tree, train=train, test=test, skipped=skipped)
 
 
 def undecodable(images: Images) -> dict[int, str]:
@@ -30,23 +48,10 @@ def undecodable(images: Images) -> dict[int, str]:
             next(looked_at)  # An error leaves the chunks after it as they are.
         except tf.errors.OpError:
             for row in range(first, min(first + CHUNK, len(images))):
-                reason = complaint(images.records[row].read())
-                if reason:
-                    found[row] = reason
+                why = complaint(images.records[row].read())
+                if why:
+                    found[row] = why
     return found
-
-
-def without(
-    images: Images, rows: Mapping[int, str]
-) -> tuple[Images, dict[str, str]]:
-    """The other images, and the names of these with their reasons."""
-    kept = [row for row in range(len(images)) if row not in rows]
-    others = dataclasses.replace(
-        images,
-        records=[images.records[row] for row in kept],
-        labels=images.labels[kept],
-    )
-    return others, {images.records[row].name: why for row, why in rows.items()}
 
 
 def complaint(data: bytes) -> str:
@@ -54,8 +59,22 @@ def complaint(data: bytes) -> str:
     try:
         augment.decoded(tf.constant(data), side=1)
     except tf.errors.OpError as error:
-        return f"it does not decode: {str(error).splitlines()[0][:200]}"
+        return f"it does not decode: {reason(error)}"
     return ""
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """What TensorFlow says, in one line of bounded length."""
+    return str(error.message).splitlines()[0][:200]
+
+
+def _without(images: Images, rows: Collection[int]) -> Images:
+    kept = [row for row in range(len(images)) if row not in rows]
+    return dataclasses.replace(
+        images,
+        records=[images.records[row] for row in kept],
+        labels=images.labels[kept],
+    )
 
 
 def _decoded_chunks(images: Images) -> Any:
