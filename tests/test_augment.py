@@ -60,7 +60,6 @@ def test_crops_have_the_area_and_shape_of_the_paper():
         aspects.append(width / height)
     assert 0.06 < min(areas) < 0.12
     assert 0.85 < max(areas) < 1.05
-    assert np.mean(areas) == pytest.approx(0.5, abs=0.07)
     assert 0.65 < min(aspects) < 0.85
     assert 1.2 < max(aspects) < 1.45
 
@@ -75,8 +74,8 @@ def test_half_of_the_views_are_mirrored():
 
 def test_tiny_images_are_moved_by_up_to_four_pixels():
     """Every view is one of 9 x 9 windows of the padded image or its mirror."""
-    encoded = pictures.png(seed=5, height=8, width=8)
-    whole = pictures.pixels(seed=5, height=8, width=8).numpy()
+    whole = np.random.default_rng(5).integers(0, 256, (8, 8, 3), np.uint8)
+    encoded = tf.io.encode_png(whole).numpy()
     around = np.pad(whole, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     windows = {
         around[top : top + 8, left : left + 8, :][:, ::step].tobytes(): (
@@ -215,28 +214,28 @@ def test_tiny_images_are_tested_whole():
 @pytest.mark.parametrize(
     ("side", "shape"),
     [
-        (None, (90, 120)),
-        (91, (90, 120)),
-        (46, (90, 120)),
-        (45, (45, 60)),
-        (22, (23, 30)),
-        (1, (12, 15)),
+        (None, (96, 128)),
+        (49, (96, 128)),
+        (48, (48, 64)),
+        (24, (24, 32)),
+        (1, (12, 16)),
     ],
 )
 def test_jpegs_are_decoded_no_larger_than_needed(side, shape):
-    encoded = tf.constant(pictures.jpeg(2, 90, 120))
+    encoded = tf.constant(pictures.jpeg(2, 96, 128))
     image = augment.decoded(encoded, side=side)
     assert tuple(image.shape) == (*shape, 3)
     whole = tf.cast(augment.decoded(encoded), tf.float32)
-    resized = tf.image.resize(whole, shape, antialias=True)
-    np.testing.assert_allclose(image, resized, atol=4)
+    resized = tf.image.resize(whole, shape, "area")
+    np.testing.assert_allclose(image, resized, atol=3)
 
 
 @pytest.mark.parametrize("size", [8, 16, 64])
 def test_a_shrunk_crop_shows_what_the_whole_one_does(size, monkeypatch):
     encoded = pictures.jpeg(7, 200, 260)
     shrunk = [view(encoded, i, size=size) for i in range(12)]
-    monkeypatch.setattr(augment, "RATIOS", (1,))
+    monkeypatch.setattr(augment, "RATIOS", (1, 10**6))
     for i, image in enumerate(shrunk):
         whole = view(encoded, i, size=size)
-        np.testing.assert_allclose(image, whole, atol=0.06)
+        # Its edges are rounded to whole pixels of the shrunk image.
+        np.testing.assert_allclose(image, whole, atol=0.1)
