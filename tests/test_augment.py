@@ -74,11 +74,11 @@ def test_half_of_the_views_are_mirrored():
 
 def test_tiny_images_are_moved_by_up_to_four_pixels():
     """Every view is one of 9 x 9 windows of the padded image or its mirror."""
-    whole = np.random.default_rng(5).integers(0, 256, (8, 8, 3), np.uint8)
+    whole = np.random.default_rng(5).integers(0, 256, (16, 16, 3), np.uint8)
     encoded = tf.io.encode_png(whole).numpy()
     around = np.pad(whole, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     windows = {
-        around[top : top + 8, left : left + 8, :][:, ::step].tobytes(): (
+        around[top : top + 16, left : left + 16, :][:, ::step].tobytes(): (
             top,
             left,
             step,
@@ -89,7 +89,7 @@ def test_tiny_images_are_moved_by_up_to_four_pixels():
     }
     seen = set()
     for number in range(300):
-        image = np.round(as_bytes(view(encoded, number, padded=True)))
+        image = np.round(as_bytes(view(encoded, number, size=16, padded=True)))
         seen.add(windows[image.astype(np.uint8).tobytes()])
     for axis, values in enumerate([range(9), range(9), (1, -1)]):
         assert {place[axis] for place in seen} == set(values)
@@ -227,15 +227,15 @@ def test_jpegs_are_decoded_no_larger_than_needed(side, shape):
     assert tuple(image.shape) == (*shape, 3)
     whole = tf.cast(augment.decoded(encoded), tf.float32)
     resized = tf.image.resize(whole, shape, "area")
-    np.testing.assert_allclose(image, resized, atol=3)
+    np.testing.assert_allclose(image, resized, atol=5)
 
 
 @pytest.mark.parametrize("size", [8, 16, 64])
 def test_a_shrunk_crop_shows_what_the_whole_one_does(size, monkeypatch):
-    encoded = pictures.jpeg(7, 200, 260)
+    encoded = pictures.jpeg(7, 800, 1040)
     shrunk = [view(encoded, i, size=size) for i in range(12)]
     monkeypatch.setattr(augment, "RATIOS", (1, 10**6))
     for i, image in enumerate(shrunk):
         whole = view(encoded, i, size=size)
         # Its edges are rounded to whole pixels of the shrunk image.
-        np.testing.assert_allclose(image, whole, atol=0.1)
+        np.testing.assert_allclose(image, whole, atol=0.06)
