@@ -237,5 +237,6 @@ def test_a_shrunk_crop_shows_what_the_whole_one_does(size, monkeypatch):
     monkeypatch.setattr(augment, "RATIOS", (1, 10**6))
     for i, image in enumerate(shrunk):
         whole = view(encoded, i, size=size)
-        # Its edges are rounded to whole pixels of the shrunk image.
-        np.testing.assert_allclose(image, whole, atol=0.06)
+        # Its edges are rounded to whole pixels of the shrunk image: by up to
+        # twice 7 of 800, where a colour takes half of them for all its range.
+        np.testing.assert_allclose(image, whole, atol=14 * 2 / 400)
