@@ -5,6 +5,8 @@ Everything runs inside tf.data; a seed is a pair of integers, and the same
 seed gives the same picture.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +22,8 @@ SCALES = (256 / 224, 288 / 224, 320 / 224, 352 / 224)
 #: Share of the area and aspect ratio of a training crop, likewise.
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
+#: What a JPEG decoder can shrink an image by, for less work than decoding it.
+RATIOS = (1, 2, 4, 8)
 #: Pixels around small images that they may be moved by.
 PADDING = 4
 
@@ -44,7 +48,7 @@ def training_view(
     if padded:
         image = _moved(decoded(data), size, seeds[0])
     else:
-        image = _resized(_random_part(data, seeds[0]), size)
+        image = _resized(_random_part(data, seeds[0], size), size)
     image = tf.image.stateless_random_flip_left_right(image, seeds[1])
     if distortion != "none":
         image = _distorted(image, seeds[2:], strong=distortion == "strong")
@@ -53,10 +57,11 @@ def training_view(
 
 def test_view(data: Tensor, *, size: int, padded: bool) -> Tensor:
     """The middle of an image, `[size, size, 3]`, float32 in [-1, 1]."""
-    image = decoded(data)
-    if not padded:
-        image = _middle(_short_side(image, round(SCALES[0] * size)), size)
-    return _signed(_resized(image, size))
+    if padded:
+        return _signed(_resized(decoded(data), size))
+    side = round(SCALES[0] * size)
+    image = _short_side(decoded(data, side=side), side)
+    return _signed(_middle(image, size))
 
 
 def test_views(data: Tensor, *, size: int, crops: int) -> Tensor:
@@ -66,13 +71,14 @@ def test_views(data: Tensor, *, size: int, crops: int) -> Tensor:
     144: at four scales the left, middle and right square (or the upper, middle
     and lower one); of each the corners, the middle, and the whole; mirrored.
     """
-    image = decoded(data)
+    sides = [round(scale * size) for scale in SCALES]
     if crops == 10:
-        views = _corners(_short_side(image, round(SCALES[0] * size)), size)
+        image = decoded(data, side=sides[0])
+        views = _corners(_short_side(image, sides[0]), size)
     else:
+        image = decoded(data, side=sides[-1])
         views = []
-        for scale in SCALES:
-            side = round(scale * size)
+        for side in sides:
             for square in _squares(_short_side(image, side), side):
                 views += [*_corners(square, size), _resized(square, size)]
     stacked = tf.stack(views)
@@ -80,18 +86,49 @@ def test_views(data: Tensor, *, size: int, crops: int) -> Tensor:
     return _signed(tf.concat([stacked, mirrored], 0))
 
 
-def decoded(data: Tensor) -> Tensor:
-    """`[H, W, 3]`, uint8; grey and CMYK images become RGB."""
+def decoded(data: Tensor, *, side: int | None = None) -> Tensor:
+    """`[H, W, 3]`, uint8; grey and CMYK images become RGB.
+
+    Args:
+        data: Encoded image, a scalar string.
+        side: What the short side must at least be; a JPEG is decoded no larger
+            than needed. `None`: at its own size.
+    """
+
+    def of_jpeg() -> Tensor:
+        if side is None:
+            return _decode_jpeg(data, 1)
+        shape = tf.io.extract_jpeg_shape(data)[:2]
+        return _shrunk(shape, side, lambda ratio: _decode_jpeg(data, ratio))
+
     image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, try_recover_truncated=True),
-        lambda: tf.io.decode_png(data, channels=3),
+        tf.io.is_jpeg(data), of_jpeg, lambda: tf.io.decode_png(data, channels=3)
     )
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _random_part(data: Tensor, seed: Tensor) -> Tensor:
-    """A part of random size and shape; no more of a JPEG is decoded."""
+def _decode_jpeg(data: Tensor, ratio: int) -> Tensor:
+    return tf.io.decode_jpeg(
+        data, channels=3, ratio=ratio, try_recover_truncated=True
+    )
+
+
+def _shrunk(
+    extent: Tensor, side: int, decode: Callable[[int], Tensor]
+) -> Tensor:
+    """Decodes by the largest ratio that leaves `extent` at least `side`."""
+    enough = tf.reduce_min(extent) // tf.constant(RATIOS[1:]) >= side
+    branches = [functools.partial(decode, ratio) for ratio in RATIOS]
+    return tf.switch_case(
+        tf.math.count_nonzero(enough, dtype=tf.int32), branches
+    )
+
+
+def _random_part(data: Tensor, seed: Tensor, size: int) -> Tensor:
+    """A part of random size and shape; no more of a JPEG is decoded.
+
+    Nor any larger than `size` asks for.
+    """
 
     def window(shape: Tensor) -> Tensor:
         whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
@@ -109,8 +146,16 @@ def _random_part(data: Tensor, seed: Tensor) -> Tensor:
 
     def of_jpeg() -> Tensor:
         part = window(tf.io.extract_jpeg_shape(data))
-        return tf.io.decode_and_crop_jpeg(
-            data, part, channels=3, try_recover_truncated=True
+        return _shrunk(
+            part[2:],
+            size,
+            lambda ratio: tf.io.decode_and_crop_jpeg(
+                data,
+                part // ratio,
+                channels=3,
+                ratio=ratio,
+                try_recover_truncated=True,
+            ),
         )
 
     def of_png() -> Tensor:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from keras_bn.data import records
+from keras_bn.data import records, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.data.images import ImageDataset
 
@@ -36,7 +36,7 @@ def load(
             f"dataset={name} needs --data_dir: a folder or a zip archive with "
             "train/<class>/<image> and val/<class>/<image>"
         )
-    tree = records.read_tree(data_dir)
+    tree = verification.verified(records.read_tree(data_dir))
     test = tree.test
     if not len(test):
         _LOG.warning(

@@ -25,6 +25,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 #: an attempt on our memory.
 LARGEST_FILE = 2**26
 MOST_PIXELS = 2**28
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 #: Names of the folder of the training part and of those of the test part.
 TRAIN, TEST = "train", ("val", "validation", "test")
 
@@ -53,7 +54,8 @@ class Record:
             data = os.pread(file.fileno(), self.size, self.offset)
         if self.deflated is not None:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            data = inflate.decompress(data, self.deflated)
+            # A limit of 0 would be none.
+            data = inflate.decompress(data, self.deflated or 1)
         return data
 
 
@@ -98,11 +100,13 @@ def read_tree(path: str | Path) -> Tree:
 
     Either holds `train/<class>/<image>` and `val/<class>/<image>` (or
     `validation`, `test`); or, without a test part, `<class>/<image>`; or files
-    `<class>_<rest>`, as ImageNet names them.
+    `<class>_<rest>`, as ImageNet names them. Below a class' folder there may be
+    others.
 
     Raises:
-        DataError: If there are no images, the archive is damaged, or a member
-            of it is not what an archive of images holds.
+        DataError: If there are no images, a class has none to train on, the
+            archive is damaged, or a member of it is not what an archive of
+            images holds.
     """
     path = Path(path)
     if path.is_dir():
@@ -118,6 +122,14 @@ def read_tree(path: str | Path) -> Tree:
             "train/<class>/<image>, <class>/<image> or <class>_<rest>"
         )
     classes = tuple(sorted({name for _, name, _ in found}))
+    untaught = sorted(
+        set(classes) - {name for part, name, _ in found if part == TRAIN}
+    )
+    if untaught:
+        raise DataError(
+            f"{path}: every class of the test part must have training images. "
+            f"Received, without any: {', '.join(untaught[:5])}"
+        )
     labels = {name: label for label, name in enumerate(classes)}
     skipped: dict[str, str] = {}
     parts: dict[str, list[tuple[Record, int]]] = {"train": [], "test": []}
@@ -141,8 +153,6 @@ def read_tree(path: str | Path) -> Tree:
 
 def damage(record: Record) -> str:
     """Why a record cannot be decoded; empty if it looks whole."""
-    if record.size == 0:
-        return "it is empty"
     if max(record.size, record.deflated or 0) > LARGEST_FILE:
         return f"it has more than {LARGEST_FILE:,} bytes"
     try:
@@ -154,22 +164,30 @@ def damage(record: Record) -> str:
 
 def damage_of(data: bytes) -> str:
     """Why encoded bytes cannot be decoded; empty if they look whole."""
-    if data.startswith(b"\xff\xd8"):
-        size = _jpeg_size(data)
-        whole = b"\xff\xd9" in data[-1024:]
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        size = struct.unpack(">II", data[16:24]) if len(data) > 24 else None
-        whole = b"IEND" in data[-1024:]
-    else:
+    if not data:
+        return "it is empty"
+    if not data.startswith((_JPEG, _PNG)):
         return "it is neither JPEG nor PNG"
+    size = picture_size(data)
+    end = b"\xff\xd9" if data.startswith(_JPEG) else b"IEND"
     if size is None or 0 in size:
         return "its header is damaged"
     if size[0] * size[1] > MOST_PIXELS:
         return f"it has more than {MOST_PIXELS:,} pixels"
-    return "" if whole else "its end is missing"
+    return "" if end in data[-1024:] else "its end is missing"
 
 
-def _jpeg_size(data: bytes) -> tuple[int, ...] | None:
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG or PNG from its header, where it has one."""
+    if data.startswith(_JPEG):
+        return _jpeg_size(data)
+    if len(data) <= 24:
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Height and width from the first frame header (ITU T.81, B.2.2)."""
     position = 2
     while position + 9 <= len(data):
@@ -249,12 +267,12 @@ def _is_image(record: Record) -> bool:
 
 def _part_and_class(name: str) -> tuple[str, str]:
     *folders, file = PurePosixPath(name).parts
-    part = TRAIN
-    for folder in folders:
+    for depth, folder in enumerate(folders):
         if folder in (TRAIN, *TEST):
             part = TRAIN if folder == TRAIN else "test"
-    named = [folder for folder in folders if folder not in (TRAIN, *TEST)]
-    return part, named[-1] if named else file.split("_")[0]
+            below = folders[depth + 1 :]
+            return part, below[0] if below else file.split("_")[0]
+    return TRAIN, folders[-1] if folders else file.split("_")[0]
 
 
 def in_shards(paths: Iterable[Path]) -> list[list[Record]]:

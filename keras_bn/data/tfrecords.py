@@ -15,19 +15,17 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from keras_bn.data import augment, records
+from keras_bn.data import conversion, records, verification
 from keras_bn.data.arrays import DataError
+from keras_bn.data.conversion import CLASSES
 from keras_bn.data.images import FEATURES, ImageDataset
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"(train|validation|val|test)-(\d{5})-of-(\d{5})")
-CLASSES = "classes.txt"
 
 
 def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
@@ -60,6 +58,8 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
         )
         for part in ("train", "test")
     )
+    if not len(train):
+        raise DataError(f"{folder}: the training shards hold no records")
     if not len(test):
         _LOG.warning(
             "%s has no validation shards: accuracy is measured on the "
@@ -67,161 +67,17 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
             folder,
         )
         test = train
-    first, last = _labels(train)
-    names = folder / CLASSES
+    labels = _labels([*parts["train"], *parts["test"]])
+    classes, first = _classes(folder, *labels)
     return ImageDataset(
         name="tfrecords",
-        classes=(
-            len(names.read_text("utf-8").splitlines())
-            if names.exists()
-            else last - first + 1
-        ),
+        classes=classes,
         image_size=image_size,
         training_images=train,
         test_images=test,
         first_label=first,
         shard_sizes=tuple(len(shard) for shard in listed["train"]),
     )
-
-
-def write(
-    source: str | Path,
-    target: str | Path,
-    *,
-    shards: int,
-    first_label: int = 0,
-    seed: int = 0,
-    progress: bool = True,
-) -> dict[str, int]:
-    """Converts a folder or an archive of images to shards.
-
-    Every image is decoded once; one that cannot be is left out and named. A
-    shard is written to a temporary name, read back, and renamed.
-
-    Args:
-        source: See `keras_bn.data.records.read_tree`.
-        target: Folder; made if missing.
-        shards: Number of training shards; validation has an eighth of them.
-        first_label: The first class' label, 0 or 1.
-        seed: Seed of the order in which images are dealt to the shards.
-        progress: Whether to show a line that counts.
-
-    Returns:
-        Numbers of images written, by part, and `skipped`.
-
-    Raises:
-        DataError: If there is nothing to convert, or what was written cannot
-            be read back.
-    """
-    tree = records.read_tree(source)
-    folder = Path(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    skipped = dict(tree.skipped)
-    counts = {}
-    test_shards = max(1, shards // 8)
-    for part, images, number in (
-        ("train", tree.train, shards),
-        ("validation", tree.test, test_shards),
-    ):
-        order = np.random.default_rng(seed).permutation(len(images))
-        count = 0
-        for index, rows in enumerate(np.array_split(order, number)):
-            path = folder / f"{part}-{index:05d}-of-{number:05d}"
-            if len(images):
-                count += _write_shard(
-                    path, images, rows, tree.classes, first_label, skipped
-                )
-            if progress:
-                print(
-                    f"\r{part}: {index + 1}/{number} shards, {count:,} images",
-                    end="" if index + 1 < number else "\n",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        counts[part] = count
-    _replace(folder / CLASSES, "".join(f"{c}\n" for c in tree.classes).encode())
-    for name, reason in skipped.items():
-        _LOG.warning("left out: %s (%s)", name, reason)
-    return {**counts, "skipped": len(skipped)}
-
-
-def _write_shard(
-    path: Path,
-    images: records.Images,
-    rows: NDArray[Any],
-    classes: Sequence[str],
-    first_label: int,
-    skipped: dict[str, str],
-) -> int:
-    """Number of images in the shard, which may have been there before."""
-    if path.exists():
-        return _check_shard(path)
-    temporary = path.with_name(path.name + ".tmp")
-    count = 0
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
-        for row in rows:
-            record, label = images.records[row], int(images.labels[row])
-            data = record.read()
-            try:
-                height, width, _ = augment.decoded(tf.constant(data)).shape
-            except tf.errors.OpError as error:
-                skipped[record.name] = str(error).splitlines()[0]
-                continue
-            example = _example(
-                data,
-                label + first_label,
-                classes[label],
-                record.name,
-                (height, width),
-            )
-            writer.write(example.SerializeToString())
-            count += 1
-    if _check_shard(temporary) != count:
-        raise DataError(f"{temporary} does not hold what was written to it")
-    temporary.replace(path)
-    return count
-
-
-def _example(
-    data: bytes, label: int, name: str, file: str, size: tuple[int, int]
-) -> tf.train.Example:
-    def of_bytes(value: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def of_int(value: int) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-    kind = b"JPEG" if data.startswith(b"\xff\xd8") else b"PNG"
-    return tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                "image/encoded": of_bytes(data),
-                "image/format": of_bytes(kind),
-                "image/height": of_int(size[0]),
-                "image/width": of_int(size[1]),
-                "image/filename": of_bytes(file.encode()),
-                "image/class/label": of_int(label),
-                "image/class/text": of_bytes(name.encode()),
-            }
-        )
-    )
-
-
-def _check_shard(path: Path) -> int:
-    """Number of records, all checksums read; `DataError` if one is wrong."""
-    try:
-        return sum(1 for _ in tf.data.TFRecordDataset(str(path)))
-    except tf.errors.OpError as error:
-        raise DataError(
-            f"{path} is damaged: {str(error).splitlines()[0]}. Delete it and "
-            "convert again"
-        ) from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def _shards(folder: Path, part: str) -> list[Path]:
@@ -244,33 +100,60 @@ def _shards(folder: Path, part: str) -> list[Path]:
     return [found[key] for key in wanted]
 
 
-def _labels(images: records.Images) -> tuple[int, int]:
-    """The smallest and the largest label among the records."""
-    smallest, largest = 2**31, -1
-    for record in images.records:
-        try:
-            example = tf.io.parse_single_example(record.read(), FEATURES)
-        except (tf.errors.OpError, OSError) as error:
-            raise DataError(
-                f"{record.name} does not hold image/encoded and "
-                f"image/class/label: {str(error).splitlines()[0]}"
-            ) from None
-        label = int(example["image/class/label"])
-        smallest, largest = min(smallest, label), max(largest, label)
-    return smallest, largest
+def _labels(paths: Sequence[Path]) -> tuple[int, int]:
+    """The smallest and the largest label in shards, all checksums read."""
+    examples = tf.data.TFRecordDataset(
+        [str(path) for path in paths], num_parallel_reads=tf.data.AUTOTUNE
+    )
+    labels = examples.batch(256).map(
+        lambda batch: tf.io.parse_example(batch, FEATURES)["image/class/label"]
+    )
+    try:
+        every = np.concatenate(list(labels.as_numpy_iterator()))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{paths[0].parent}: a shard is damaged, or a record does not hold "
+            f"image/encoded and image/class/label: {verification.reason(error)}"
+        ) from None
+    return int(every.min()), int(every.max())
+
+
+def _classes(folder: Path, smallest: int, largest: int) -> tuple[int, int]:
+    """The number of classes, and the label of the first.
+
+    Without names, the smallest label is the first class'.
+    """
+    path = folder / CLASSES
+    if path.exists():
+        classes = len(path.read_text("utf-8").splitlines())
+        first = 1 if largest == classes else 0
+    else:
+        classes, first = largest - smallest + 1, smallest
+    if first not in (0, 1) or smallest < first or largest >= first + classes:
+        raise DataError(
+            f"{folder}: labels must count from 0 or from 1, one for each of "
+            f"{classes} classes. Received: labels {smallest} to {largest}"
+        )
+    return classes, first
 
 
 def main(argv: list[str]) -> int:
     """Converts; returns the exit code."""
     source, target = argv[1:]
     try:
-        counts = write(
+        counts = conversion.write(
             source,
             target,
             shards=FLAGS.shards,
             first_label=FLAGS.first_label,
             seed=FLAGS.seed,
         )
+    except ValueError as error:
+        print(f"tfrecords: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from here", file=sys.stderr)
+        return 130
     except (DataError, OSError) as error:
         print(f"tfrecords: {error}", file=sys.stderr)
         return 1
