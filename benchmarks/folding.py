@@ -3,6 +3,8 @@
 
     python -m benchmarks.folding
 
+Stopped midway, the same command goes on with the networks that are missing.
+
 Each network gets random weights, the smallest image size that it allows, and
 random gamma, beta and statistics. Per network, in a process of its own:
 
@@ -216,17 +218,35 @@ def in_own_process(name: str) -> dict[str, Any]:
     return one
 
 
+def measured_before(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the output holds of a run like this one that was stopped."""
+    try:
+        contents = json.loads(Path(FLAGS.output).read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    results: dict[str, Any] = contents["results"]
+    alike = (
+        contents["environment"] == measure.environment()
+        and results["settings"] == settings
+    )
+    return results["networks"] if alike else {}
+
+
 def main(_: list[str]) -> None:
     """Measures one network or all, prints the table, writes the JSON."""
     if FLAGS.only:
         measure.write(FLAGS.output, measure_one(FLAGS.only))
         return
-    results = {}
+    flags_that_matter = ("rounds", "batch_size", "seed")
+    settings = {name: FLAGS[name].value for name in flags_that_matter}
+    networks = measured_before(settings)
     for name in FLAGS.architectures or architectures():
-        results[name] = in_own_process(name)
-        measure.write(FLAGS.output, results)
-        print(markdown({name: results[name]}).splitlines()[-1], flush=True)
-    print(markdown(results))
+        if name not in networks:
+            networks[name] = in_own_process(name)
+            results = {"settings": settings, "networks": networks}
+            measure.write(FLAGS.output, results)
+        print(markdown({name: networks[name]}).splitlines()[-1], flush=True)
+    print(markdown(networks))
 
 
 if __name__ == "__main__":
