@@ -324,12 +324,12 @@ def _normalize(
         x,
         keras.ops.where(several, mean, _double(layer.moving_mean)),
         keras.ops.where(several, variance, _double(layer.moving_variance)),
-        layer.gamma,
+        structure.gamma(layer),
         layer.beta,
         axes=axes,
         epsilon=layer.epsilon,
     )
-    activation = getattr(layer, "activation", None)
+    activation = structure.activation(layer)
     if activation is not None:
         outputs = activation(outputs)
     outputs = keras.ops.cast(outputs, layer.compute_dtype)
