@@ -344,8 +344,7 @@ def _chosen(
     model: keras.Model, names: Sequence[str] | None, *, frozen: bool = True
 ) -> list[Layer]:
     """The BN layers of these names, or all, in the order of the model."""
-    if not model.built:
-        raise ValueError(f"model must be built. Received: {model.name}")
+    structure.require_built(model)
     found = [
         layer
         for layer in structure.batch_normalizations(model)

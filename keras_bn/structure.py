@@ -23,6 +23,14 @@ Layer = Any  # keras.layers.Layer is untyped for mypy.
 BATCH_NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)
 
 
+def require_built(model: Any) -> None:
+    """Raises `ValueError` unless it is a model whose weights are there."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model. Received: {model}")
+    if not model.built:
+        raise ValueError(f"model must be built. Received: {model.name}")
+
+
 def is_batch_normalization(layer: Layer) -> bool:
     """Whether it is our layer or Keras'; a class derived from one is not."""
     return type(layer) in BATCH_NORMALIZATIONS

@@ -53,8 +53,6 @@ def fold(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not built.
     """
-    if not model.built:
-        raise ValueError(f"model must be built. Received: {model.name}")
     planned = plan(model)
     for decision in planned.decisions:
         _logger.debug("%s", decision)

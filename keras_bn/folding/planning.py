@@ -88,6 +88,7 @@ class Plan:
 
 def plan(model: keras.Model) -> Plan:
     """Decides for every BN layer of a built model; changes nothing."""
+    structure.require_built(model)
     planner = _Planner()
     norms: dict[Layer, list[Call]] = {}
     for call in graph.calls(model):
