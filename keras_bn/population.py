@@ -324,12 +324,12 @@ def _normalize(
         x,
         keras.ops.where(several, mean, _double(layer.moving_mean)),
         keras.ops.where(several, variance, _double(layer.moving_variance)),
-        layer.gamma,
+        structure.gamma(layer),
         layer.beta,
         axes=axes,
         epsilon=layer.epsilon,
     )
-    activation = getattr(layer, "activation", None)
+    activation = structure.activation(layer)
     if activation is not None:
         outputs = activation(outputs)
     outputs = keras.ops.cast(outputs, layer.compute_dtype)
@@ -344,8 +344,7 @@ def _chosen(
     model: keras.Model, names: Sequence[str] | None, *, frozen: bool = True
 ) -> list[Layer]:
     """The BN layers of these names, or all, in the order of the model."""
-    if not model.built:
-        raise ValueError(f"model must be built. Received: {model.name}")
+    structure.require_built(model)
     found = [
         layer
         for layer in structure.batch_normalizations(model)

@@ -305,6 +305,16 @@ def test_an_activation_of_the_layer_is_applied():
     assert_statistics(model.get_layer("second"), expected)
 
 
+def test_a_gamma_that_the_layer_keeps_from_0_is_used_so():
+    x = keras.Input((5,))
+    norm = OURS(keeps="output", name="first")
+    model = keras.Model(x, OURS(name="second")(norm(x)))
+    norm.gamma.assign(np.full(5, 1e-9))
+    estimate(model, data(), batch_size=60)
+    _, variance = statistics(model.get_layer("second"))
+    np.testing.assert_allclose(variance, 1e-6 * 60 / 59, rtol=1e-2)
+
+
 TWO_REPLICAS = """
 import tensorflow as tf
 
