@@ -213,6 +213,32 @@ def _learning_rate(recipe: Recipe) -> Any:
     )
 
 
+def restore(folder: RunFolder, dataset: Dataset) -> tuple[keras.Model, int]:
+    """The model of a run, with the weights of its newest checkpoint.
+
+    Args:
+        folder: The run's folder.
+        dataset: The data that its recipe names.
+
+    Returns:
+        The model and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: If there is no checkpoint that can be read.
+        RunFolderError: If the folder holds no run.
+    """
+    model = build_model(
+        folder.read_recipe(),
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+    )
+    model.optimizer.build(model.trainable_variables)
+    saved = checkpoints.Checkpoints(folder.checkpoints, model, {})
+    if saved.newest < 0:
+        raise CheckpointError(f"{folder.path} has no checkpoint")
+    return model, saved.restore()
+
+
 def run(
     recipe: Recipe,
     dataset: Dataset,
