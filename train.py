@@ -131,7 +131,11 @@ def run(recipe: recipes.Recipe) -> Any:
     from keras_bn import data, run_folder, training
 
     device, chief = training.start(recipe)
-    dataset = data.load(recipe.dataset, data_dir=FLAGS.data_dir)
+    dataset = data.load(
+        recipe.dataset,
+        data_dir=FLAGS.data_dir,
+        image_size=recipe.image_size,
+    )
     if FLAGS.dry_run:
         print(training.describe(recipe, dataset))
         return None
@@ -148,12 +152,13 @@ def run(recipe: recipes.Recipe) -> Any:
         device=device,
     ) as folder:
         print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
+        test_inputs, test_targets = dataset.probe()
         watching = callbacks.for_run(
             path,
             measures=recipe.measures,
             schedule=schedules.every(recipe.measure_every),
-            test_inputs=dataset.x_test,
-            test_targets=dataset.y_test,
+            test_inputs=test_inputs,
+            test_targets=test_targets,
             hyperparameters=recipe.hyperparameters(),
         )
         return training.run(recipe, dataset, folder=folder, callbacks=watching)[

@@ -50,7 +50,7 @@ def ours(recipe: Recipe, dataset: ArrayDataset, *, measured: bool) -> None:
 def keras_fit(recipe: Recipe, dataset: ArrayDataset, *, tuned: bool) -> None:
     """`fit` for the recipe's number of steps, building included."""
     model = training.build_model(
-        recipe, input_size=dataset.x_train.shape[1], classes=dataset.classes
+        recipe, input_shape=dataset.input_shape, classes=dataset.classes
     )
     per_epoch = len(dataset.x_train) // recipe.batch_size
     epochs, rest = divmod(recipe.steps, per_epoch)

@@ -30,12 +30,17 @@ from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.backend.checkpoints import CheckpointError as CheckpointError
 from keras_bn.data import ArrayDataset
 from keras_bn.data.arrays import BatchOrder
+from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
+#: Images of one evaluation step, or a training batch if that is larger.
+TEST_BATCH = 100
+#: An `ArrayDataset`, or a `keras_bn.data.images.ImageDataset`.
+Dataset = Any
 
 
 class TrainingError(Exception):
@@ -75,9 +80,26 @@ class Result:
         )
 
 
-def check(recipe: Recipe, dataset: ArrayDataset) -> None:
+def check(recipe: Recipe, dataset: Dataset) -> None:
     """Raises the `ValueError` that `run` would, before anything is done."""
     _batch_order(recipe, dataset)
+    images = len(dataset.input_shape) == 3
+    if images != (recipe.model == "inception"):
+        raise ValueError(
+            "inception trains on cifar10, image_folder or tfrecords, mlp on "
+            f"digits or mnist. Received: model={recipe.model}, "
+            f"dataset={recipe.dataset}"
+        )
+    if recipe.width % 1 and not images:
+        raise ValueError(
+            "width must be a whole number of units for mlp. "
+            f"Received: width={recipe.width}"
+        )
+    if recipe.norm == "per_activation" and not images:
+        raise ValueError(
+            "norm=per_activation is for feature maps. "
+            f"Received: model={recipe.model}"
+        )
 
 
 def start(recipe: Recipe) -> tuple[str, bool]:
@@ -93,16 +115,16 @@ def start(recipe: Recipe) -> tuple[str, bool]:
     return strategies.describe(strategy), strategies.is_chief(strategy)
 
 
-def describe(recipe: Recipe, dataset: ArrayDataset) -> str:
+def describe(recipe: Recipe, dataset: Dataset) -> str:
     """The resolved recipe, its data and its model, for a person to read."""
     check(recipe, dataset)
     model = build_model(
-        recipe, input_size=dataset.x_train.shape[1], classes=dataset.classes
+        recipe, input_shape=dataset.input_shape, classes=dataset.classes
     )
     lines = [
         recipe.to_json(),
-        f"training examples   {len(dataset.x_train):>12,}",
-        f"test examples       {len(dataset.x_test):>12,}",
+        f"training examples   {dataset.train_examples:>12,}",
+        f"test examples       {dataset.test_examples:>12,}",
         f"trainable weights   {_trainable_size(model):>12,}",
         f"device              {start(recipe)[0]:>12}",
     ]
@@ -123,23 +145,21 @@ def summary(result: Result) -> str:
 
 
 def build_model(
-    recipe: Recipe, *, input_size: int, classes: int
+    recipe: Recipe, *, input_shape: Sequence[int], classes: int
 ) -> keras.Model:
     """The recipe's model, compiled."""
     with _dtype_policy(recipe.mixed_precision):
-        model = models.mlp(
-            input_size=input_size,
-            classes=classes,
-            width=recipe.width,
-            depth=recipe.depth,
-            norm=recipe.norm,
-            weight_stddev=recipe.weight_stddev,
-            seed=recipe.seed,
-        )
+        make = {"mlp": _mlp, "inception": _inception}[recipe.model]
+        model = make(recipe, input_shape, classes)
         model.compile(
-            optimizer=keras.optimizers.SGD(recipe.learning_rate),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            optimizer=keras.optimizers.SGD(
+                _learning_rate(recipe), momentum=recipe.momentum
+            ),
+            loss=[
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                for _ in model.outputs
+            ],
+            metrics=[["accuracy"] for _ in model.outputs],
             # Whoever calls `fit` on it gets Keras' default; ours is compiled
             # by the loop around it.
             jit_compile=False,
@@ -147,9 +167,55 @@ def build_model(
     return model
 
 
+def _mlp(
+    recipe: Recipe, input_shape: Sequence[int], classes: int
+) -> keras.Model:
+    return models.mlp(
+        input_size=math.prod(input_shape),
+        classes=classes,
+        width=int(recipe.width),
+        depth=recipe.depth,
+        norm=recipe.norm,
+        activation=recipe.activation,
+        weight_stddev=recipe.weight_stddev,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+    )
+
+
+def _inception(
+    recipe: Recipe, input_shape: Sequence[int], classes: int
+) -> keras.Model:
+    return models.inception(
+        classes=classes,
+        image_size=input_shape[0],
+        width=recipe.width,
+        norm=recipe.norm,
+        activation=recipe.activation,
+        auxiliary_head=recipe.auxiliary_head,
+        local_response_normalization=recipe.local_response_normalization,
+        per_activation_blocks=recipe.per_activation_blocks,
+        initial_weight_scale=recipe.initial_weight_scale,
+        dropout=recipe.dropout,
+        l2=recipe.l2,
+        seed=recipe.seed,
+    )
+
+
+def _learning_rate(recipe: Recipe) -> Any:
+    if recipe.learning_rate_decay == 1.0:
+        return recipe.learning_rate
+    return keras.optimizers.schedules.ExponentialDecay(
+        recipe.learning_rate,
+        decay_steps=recipe.learning_rate_decay_steps,
+        decay_rate=recipe.learning_rate_decay,
+        staircase=True,
+    )
+
+
 def run(
     recipe: Recipe,
-    dataset: ArrayDataset,
+    dataset: Dataset,
     *,
     folder: RunFolder | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -183,14 +249,17 @@ def run(
     """
     strategy = _strategy(recipe)
     keras.utils.set_random_seed(recipe.seed)
-    order = _batch_order(recipe, dataset)
     with strategy.scope():
         model = build_model(
-            recipe,
-            input_size=dataset.x_train.shape[1],
-            classes=dataset.classes,
+            recipe, input_shape=dataset.input_shape, classes=dataset.classes
         )
-    steps = _make_steps(recipe, dataset, order, model, strategy)
+    steps = _make_steps(recipe, dataset, model, strategy)
+    if recipe.population_statistics:
+        batches = _training_batches(recipe, dataset, 0, (0, 1))
+        statistics = PopulationStatistics(
+            batches, steps=recipe.population_statistics
+        )
+        callbacks = [statistics, *callbacks]
     loop = _Loop(recipe, model, steps, strategy, folder, callbacks, progress)
     try:
         return model, loop.run()
@@ -406,38 +475,44 @@ def _strategy(recipe: Recipe) -> Any:
 
 
 def _make_steps(
-    recipe: Recipe,
-    dataset: ArrayDataset,
-    order: BatchOrder,
-    model: keras.Model,
-    strategy: Any,
+    recipe: Recipe, dataset: Dataset, model: keras.Model, strategy: Any
 ) -> execution.Steps:
-    if recipe.strategy == "one_device":
+    if recipe.strategy == "one_device" and isinstance(dataset, ArrayDataset):
         return execution.ResidentSteps(
             model,
             dataset,
-            order.rows,
+            _batch_order(recipe, dataset).rows,
             capacity=min(recipe.steps_per_execution, recipe.steps),
             jit_compile=recipe.jit_compile,
             test_batch=EVALUATION_BATCH,
         )
     return execution.StreamedSteps(
         model,
-        lambda step, part: dataset.train(
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            start_step=step,
-            part=part,
+        lambda step, part: _training_batches(recipe, dataset, step, part),
+        lambda part: dataset.test(
+            batch_size=max(TEST_BATCH, recipe.batch_size), part=part
         ),
-        lambda part: dataset.test(batch_size=EVALUATION_BATCH, part=part),
         strategy=strategy,
         jit_compile=recipe.jit_compile,
     )
 
 
-def _batch_order(recipe: Recipe, dataset: ArrayDataset) -> BatchOrder:
+def _training_batches(
+    recipe: Recipe, dataset: Dataset, step: int, part: tuple[int, int]
+) -> Any:
+    of_images = {"distortion": recipe.distortion, "shuffle": recipe.shuffle}
+    return dataset.train(
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        start_step=step,
+        part=part,
+        **({} if isinstance(dataset, ArrayDataset) else of_images),
+    )
+
+
+def _batch_order(recipe: Recipe, dataset: Dataset) -> BatchOrder:
     return BatchOrder(
-        examples=len(dataset.x_train),
+        examples=dataset.train_examples,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
     )

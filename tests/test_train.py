@@ -43,7 +43,7 @@ def command(capsys, tmp_path):
         (["--learning_rate=-1"], "learning_rate=-1"),
         (["--learning_rate=much"], "much"),
         (["--steps=1.5"], "1.5"),
-        (["--dataset=nope"], "one of digits, mnist. Received: dataset=nope"),
+        (["--dataset=nope"], "tfrecords. Received: dataset=nope"),
         (["--recipe=fig_1"], "Received: recipe=fig_1"),
         (["--measures=percentiles,speed"], "Received: measures="),
         (["--batch_size=100000"], "<= 1437"),

@@ -77,7 +77,7 @@ def test_every_step_is_the_step_that_keras_takes(tiny_recipe, tiny_dataset):
     """The same batches through `train_on_batch` give the same weights."""
     recipe = tiny_recipe.replace(steps=12)
     model, _ = run(recipe, tiny_dataset)
-    other = training.build_model(recipe, input_size=16, classes=3)
+    other = training.build_model(recipe, input_shape=(16,), classes=3)
     order = training.BatchOrder(examples=200, batch_size=20, seed=0)
     for rows in order.rows(0, 12):
         other.train_on_batch(
@@ -251,7 +251,7 @@ def test_a_loss_that_overflows_names_the_checkpoint_that_stays(
 def test_the_first_layer_that_is_not_finite_is_named(
     tiny_recipe, tiny_dataset, layer, value, message
 ):
-    model = training.build_model(tiny_recipe, input_size=16, classes=3)
+    model = training.build_model(tiny_recipe, input_shape=(16,), classes=3)
     if layer:
         kernel = model.get_layer(layer).kernel
         kernel.assign(np.full(kernel.shape, value))

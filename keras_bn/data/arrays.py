@@ -4,7 +4,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,10 @@ class ArrayDataset:
     def test_examples(self) -> int:
         """Number of test examples."""
         return len(self.x_test)
+
+    def probe(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Inputs and labels to look at a network with: all test examples."""
+        return self.x_test, self.y_test
 
     def train(
         self,
@@ -132,18 +136,43 @@ def share(rows: NDArray[np.int32], part: tuple[int, int]) -> NDArray[np.int32]:
     return np.array_split(rows, parts)[index]
 
 
+#: How the examples of an epoch may be mixed.
+SHUFFLES = ("all", "within", "shards")
+#: Examples of a shard where the files make none.
+SHARD_SIZE = 1024
+
+
 class BatchOrder:
     """Which examples step `s` sees: a pure function of seed and step.
 
-    Each epoch is one permutation of all examples, drawn from its own seed;
-    what does not fill a batch is left out of that epoch. A run that stops and
-    resumes goes on with exactly the batches it would have seen.
+    Each epoch has its own order, drawn from its own seed; what does not fill a
+    batch is left out of that epoch. A run that stops and resumes goes on with
+    exactly the batches it would have seen.
+
+    Args:
+        examples: Number of training examples.
+        batch_size: Examples of a step.
+        seed: Of all orders.
+        shuffle: `"all"` mixes all examples; `"within"` takes shards in random
+            order and mixes within each; `"shards"` leaves the order within
+            shards as it is.
+        shard_sizes: Numbers of examples that lie together. Without any, the
+            examples are laid out at random, the same for every seed, in
+            shards of `SHARD_SIZE`.
 
     Raises:
         ValueError: If one batch is larger than the data set.
     """
 
-    def __init__(self, *, examples: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        shuffle: str = "all",
+        shard_sizes: Sequence[int] = (),
+    ) -> None:
         if batch_size > examples:
             raise ValueError(
                 f"batch_size must be <= {examples}, the number of training "
@@ -153,6 +182,8 @@ class BatchOrder:
         self.steps_per_epoch = examples // batch_size
         self._examples = examples
         self._seed = seed
+        self._shuffle = shuffle
+        self._shards = _shards(examples, shard_sizes)
         self._epoch = -1
         self._permutation = np.empty(0, np.int32)
 
@@ -165,8 +196,23 @@ class BatchOrder:
     def _row(self, step: int) -> NDArray[np.int32]:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            rng = np.random.default_rng([self._seed, epoch])
-            self._permutation = rng.permutation(self._examples).astype(np.int32)
+            self._permutation = self._order(epoch).astype(np.int32)
             self._epoch = epoch
         first = position * self.batch_size
         return self._permutation[first : first + self.batch_size]
+
+    def _order(self, epoch: int) -> NDArray[Any]:
+        rng = np.random.default_rng([self._seed, epoch])
+        if self._shuffle == "all":
+            return rng.permutation(self._examples)
+        shards = [self._shards[i] for i in rng.permutation(len(self._shards))]
+        if self._shuffle == "within":
+            shards = [rng.permutation(shard) for shard in shards]
+        return np.concatenate(shards)
+
+
+def _shards(examples: int, sizes: Sequence[int]) -> list[NDArray[Any]]:
+    if sizes:
+        return np.split(np.arange(examples), np.cumsum(sizes)[:-1])
+    laid_out = np.random.default_rng(0).permutation(examples)
+    return np.split(laid_out, range(SHARD_SIZE, examples, SHARD_SIZE))

@@ -15,6 +15,7 @@ def mlp(
     norm: str = "batch",
     activation: str = "sigmoid",
     weight_stddev: float = 0.05,
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
     """Hidden layers `hidden1 .. hidden<depth>`, then 10-way `logits`.
@@ -32,7 +33,8 @@ def mlp(
         norm: `"batch"` (ours), `"keras"` (Keras' own layer) or `"none"`.
         activation: Name of a Keras activation.
         weight_stddev: Standard deviation of the initial weights.
-        seed: Seed of the initial weights.
+        dropout: Share dropped after each hidden layer.
+        seed: Seed of the initial weights and of dropout.
 
     Returns:
         A functional model from `[N, input_size]` to logits `[N, classes]`.
@@ -61,6 +63,10 @@ def mlp(
             seed=1000 * seed + layer,
             name=f"hidden{layer}",
         )
+        if dropout:
+            x = keras.layers.Dropout(
+                dropout, seed=1000 * seed + layer, name=f"dropout{layer}"
+            )(x)
     logits = keras.layers.Dense(
         classes,
         kernel_initializer=blocks.gaussian(weight_stddev, 1000 * seed),

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes images from a folder or an archive as TFRecord shards."""
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bn.data import records, verification
+from keras_bn.data.arrays import DataError
+
+_LOG = logging.getLogger(__name__)
+
+CLASSES = "classes.txt"
+#: What the shards of a folder were made of, so that only the same goes on.
+ORIGIN = "conversion.json"
+
+
+def write(
+    source: str | Path,
+    target: str | Path,
+    *,
+    shards: int,
+    first_label: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Converts a folder or an archive of images to shards.
+
+    Images that do not decode are left out and named. A shard is written to a
+    temporary name, read back with its checksums, and renamed; one that is there
+    and whole is left as it is, so that an interrupted conversion goes on.
+
+    Args:
+        source: See `keras_bn.data.records.read_tree`.
+        target: Folder; made if missing.
+        shards: Number of training shards; validation has an eighth of them.
+        first_label: The first class' label, 0 or 1.
+        seed: Seed of the order in which images are dealt to the shards.
+        progress: Whether to show a line that counts.
+
+    Returns:
+        Numbers of images written, by part, and `skipped`.
+
+    Raises:
+        ValueError: If there are more shards than images.
+        DataError: If there is nothing to convert, `target` holds another
+            conversion, or what was written cannot be read back.
+    """
+    tree = verification.verified(records.read_tree(source))
+    if shards > len(tree.train):
+        raise ValueError(
+            f"shards must be <= {len(tree.train)}, the number of training "
+            f"images. Received: shards={shards}"
+        )
+    folder = Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, tree, shards=shards, first_label=first_label, seed=seed)
+    for name, reason in tree.skipped.items():
+        _LOG.warning("left out: %s (%s)", name, reason)
+    counts = {"train": 0, "validation": 0}
+    for part, images, number in (
+        ("train", tree.train, shards),
+        ("validation", tree.test, min(max(1, shards // 8), len(tree.test))),
+    ):
+        order = np.random.default_rng(seed).permutation(len(images))
+        for index, rows in enumerate(np.array_split(order, number or 1)):
+            path = folder / f"{part}-{index:05d}-of-{number:05d}"
+            if len(rows):
+                examples = _examples(
+                    images, rows.tolist(), tree.classes, first_label
+                )
+                counts[part] += _write_shard(path, examples, len(rows))
+            if progress and number:
+                _show(part, index + 1, number, counts[part])
+    _replace(folder / CLASSES, "".join(f"{c}\n" for c in tree.classes))
+    return {**counts, "skipped": len(tree.skipped)}
+
+
+def check(path: Path) -> int:
+    """Number of records in a shard, all checksums read.
+
+    Raises:
+        DataError: If one is wrong.
+    """
+    try:
+        return sum(1 for _ in tf.data.TFRecordDataset(str(path)))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{path} is damaged: {verification.reason(error)}. Delete it and "
+            "convert again"
+        ) from None
+
+
+def _claim(folder: Path, tree: records.Tree, **options: int) -> None:
+    """Refuses to mix the shards of two conversions in a folder."""
+    digest = hashlib.sha256()
+    for images in (tree.train, tree.test):
+        for record in images.records:
+            digest.update(f"{record.name}\0{record.size}\n".encode())
+    origin = json.dumps({"images": digest.hexdigest(), **options}, indent=2)
+    path = folder / ORIGIN
+    if not path.exists():
+        _replace(path, origin + "\n")
+    elif path.read_text("utf-8") != origin + "\n":
+        raise DataError(
+            f"{folder} holds a conversion of other images or with other "
+            f"options ({ORIGIN}). Name another folder, or delete this one"
+        )
+
+
+def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
+    """Number of images in the shard, which may have been there before."""
+    if not path.exists():
+        temporary = path.with_name(path.name + ".tmp")
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for example in examples:
+                writer.write(example)
+        _expect(temporary, count)
+        temporary.replace(path)
+        return count
+    _expect(path, count)
+    return count
+
+
+def _expect(path: Path, count: int) -> None:
+    found = check(path)
+    if found != count:
+        raise DataError(
+            f"{path} must hold {count} images. Received: {found}. Delete it "
+            "and convert again"
+        )
+
+
+def _examples(
+    images: records.Images,
+    rows: Sequence[int],
+    classes: Sequence[str],
+    first_label: int,
+) -> Iterator[bytes]:
+    for row in rows:
+        record, label = images.records[row], int(images.labels[row])
+        data = record.read()
+        size = records.picture_size(data)
+        if size is None:
+            raise DataError(f"{record.name} has changed since it was listed")
+        features = {
+            "image/encoded": data,
+            "image/format": b"JPEG" if data[:2] == b"\xff\xd8" else b"PNG",
+            "image/height": size[0],
+            "image/width": size[1],
+            "image/filename": record.name.encode(),
+            "image/class/label": label + first_label,
+            "image/class/text": classes[label].encode(),
+        }
+        yield tf.train.Example(
+            features=tf.train.Features(
+                feature={k: _feature(v) for k, v in features.items()}
+            )
+        ).SerializeToString()
+
+
+def _feature(value: bytes | int) -> tf.train.Feature:
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def _show(part: str, done: int, number: int, images: int) -> None:
+    print(
+        f"\r{part}: {done}/{number} shards, {images:,} images",
+        end="" if done < number else "\n",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoded images by number: in folders, in zip archives, in TFRecord shards.
+
+Nothing is extracted and nothing decoded here: an image is a piece of a file,
+read when it is needed. What cannot be an image is found by its ends and its
+header when the list is made, and left out by name.
+"""
+
+import dataclasses
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_bn.data.arrays import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+#: Most bytes of one image, and most pixels: beyond, it is no photograph but
+#: an attempt on our memory.
+LARGEST_FILE = 2**26
+MOST_PIXELS = 2**28
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+#: Names of the folder of the training part and of those of the test part.
+TRAIN, TEST = "train", ("val", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A piece of a file that holds one encoded image.
+
+    Attributes:
+        name: What to call it in messages.
+        file: Path of the file.
+        offset: Where it starts, in bytes.
+        size: How long it is, in bytes.
+        deflated: Its size once inflated, for compressed members of archives.
+    """
+
+    name: str
+    file: str
+    offset: int
+    size: int
+    deflated: int | None = None
+
+    def read(self) -> bytes:
+        """The encoded image."""
+        with open(self.file, "rb") as file:
+            data = os.pread(file.fileno(), self.size, self.offset)
+        if self.deflated is not None:
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            # A limit of 0 would be none.
+            data = inflate.decompress(data, self.deflated or 1)
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Labelled images of one part of a data set.
+
+    Attributes:
+        records: Where they are.
+        labels: Their classes `[N]`, int32, from 0.
+        parsed: Whether a record is a `tf.train.Example` with image and label
+            inside, rather than the image itself; labels are then all -1.
+    """
+
+    records: Sequence[Record]
+    labels: NDArray[np.int32]
+    parsed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """What a folder or an archive of images holds.
+
+    Attributes:
+        classes: Names of the classes; their order gives the labels.
+        train: Images of the training part.
+        test: Images of the test part; empty if there is none.
+        skipped: Files that are no images after all: name to reason.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    skipped: Mapping[str, str]
+
+
+def read_tree(path: str | Path) -> Tree:
+    """Lists the images of a folder or a zip archive.
+
+    Either holds `train/<class>/<image>` and `val/<class>/<image>` (or
+    `validation`, `test`); or, without a test part, `<class>/<image>`; or files
+    `<class>_<rest>`, as ImageNet names them. Below a class' folder there may be
+    others.
+
+    Raises:
+        DataError: If there are no images, a class has none to train on, the
+            archive is damaged, or a member of it is not what an archive of
+            images holds.
+    """
+    path = Path(path)
+    if path.is_dir():
+        records = list(_in_folder(path))
+    elif path.exists():
+        records = list(_in_archive(path))
+    else:
+        raise DataError(f"{path} does not exist")
+    found = [(*_part_and_class(r.name), r) for r in records if _is_image(r)]
+    if not found:
+        raise DataError(
+            f"{path} holds no images ({', '.join(SUFFIXES)}) as "
+            "train/<class>/<image>, <class>/<image> or <class>_<rest>"
+        )
+    classes = tuple(sorted({name for _, name, _ in found}))
+    untaught = sorted(
+        set(classes) - {name for part, name, _ in found if part == TRAIN}
+    )
+    if untaught:
+        raise DataError(
+            f"{path}: every class of the test part must have training images. "
+            f"Received, without any: {', '.join(untaught[:5])}"
+        )
+    labels = {name: label for label, name in enumerate(classes)}
+    skipped: dict[str, str] = {}
+    parts: dict[str, list[tuple[Record, int]]] = {"train": [], "test": []}
+    for part, name, record in found:
+        complaint = damage(record)
+        if complaint:
+            skipped[record.name] = complaint
+        else:
+            parts[part].append((record, labels[name]))
+    if not parts["train"]:
+        raise DataError(f"{path} holds no whole image in its training part")
+    train, test = (
+        Images(
+            [record for record, _ in chosen],
+            np.array([label for _, label in chosen], np.int32),
+        )
+        for chosen in parts.values()
+    )
+    return Tree(classes, train, test, skipped)
+
+
+def damage(record: Record) -> str:
+    """Why a record cannot be decoded; empty if it looks whole."""
+    if max(record.size, record.deflated or 0) > LARGEST_FILE:
+        return f"it has more than {LARGEST_FILE:,} bytes"
+    try:
+        data = record.read()
+    except (OSError, zlib.error) as error:
+        return f"it cannot be read: {error}"
+    return damage_of(data)
+
+
+def damage_of(data: bytes) -> str:
+    """Why encoded bytes cannot be decoded; empty if they look whole."""
+    if not data:
+        return "it is empty"
+    if not data.startswith((_JPEG, _PNG)):
+        return "it is neither JPEG nor PNG"
+    size = picture_size(data)
+    end = b"\xff\xd9" if data.startswith(_JPEG) else b"IEND"
+    if size is None or 0 in size:
+        return "its header is damaged"
+    if size[0] * size[1] > MOST_PIXELS:
+        return f"it has more than {MOST_PIXELS:,} pixels"
+    return "" if end in data[-1024:] else "its end is missing"
+
+
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG or PNG from its header, where it has one."""
+    if data.startswith(_JPEG):
+        return _jpeg_size(data)
+    if len(data) <= 24:
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the first frame header (ITU T.81, B.2.2)."""
+    position = 2
+    while position + 9 <= len(data):
+        if data[position] != 0xFF:
+            return None
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return height, width
+        if marker in (0xD9, 0xDA):
+            return None
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return None
+
+
+def _in_folder(path: Path) -> Iterator[Record]:
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for file in sorted(files):
+            whole = Path(folder) / file
+            if whole.is_file():
+                name = whole.relative_to(path).as_posix()
+                yield Record(name, str(whole), 0, whole.stat().st_size)
+
+
+def _in_archive(path: Path) -> Iterator[Record]:
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    yield _member(path, file.fileno(), member)
+    except (OSError, zipfile.BadZipFile, struct.error) as error:
+        raise DataError(
+            f"{path} cannot be read, it is damaged: {error}"
+        ) from None
+
+
+def _member(path: Path, descriptor: int, member: zipfile.ZipInfo) -> Record:
+    _check_member(path, member)
+    # The lengths of name and extra field here may differ from the directory's.
+    header = os.pread(descriptor, 30, member.header_offset)
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    return Record(
+        member.filename,
+        str(path),
+        member.header_offset + 30 + name_length + extra_length,
+        member.compress_size,
+        member.file_size if member.compress_type else None,
+    )
+
+
+def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
+    name = PurePosixPath(member.filename)
+    if name.is_absolute() or ".." in name.parts or "\\" in member.filename:
+        reason = "has a name outside the archive"
+    elif stat.S_ISLNK(member.external_attr >> 16):
+        reason = "is a link"
+    elif member.flag_bits & 1:
+        reason = "is encrypted"
+    elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        reason = "is neither stored nor deflated"
+    elif member.file_size > LARGEST_FILE:
+        reason = f"says that it has more than {LARGEST_FILE:,} bytes"
+    else:
+        return
+    raise DataError(f"{path} is refused: member {member.filename!r} {reason}")
+
+
+def _is_image(record: Record) -> bool:
+    name = PurePosixPath(record.name)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    return name.suffix.lower() in SUFFIXES and not hidden
+
+
+def _part_and_class(name: str) -> tuple[str, str]:
+    *folders, file = PurePosixPath(name).parts
+    for depth, folder in enumerate(folders):
+        if folder in (TRAIN, *TEST):
+            part = TRAIN if folder == TRAIN else "test"
+            below = folders[depth + 1 :]
+            return part, below[0] if below else file.split("_")[0]
+    return TRAIN, folders[-1] if folders else file.split("_")[0]
+
+
+def in_shards(paths: Iterable[Path]) -> list[list[Record]]:
+    """The records of TFRecord files, file by file.
+
+    A record is its length (8 bytes), a checksum of that (4), the data, and a
+    checksum of these (4).
+
+    Raises:
+        DataError: If a file is cut off or is not of that form.
+    """
+    return [list(_in_shard(path)) for path in paths]
+
+
+def _in_shard(path: Path) -> Iterator[Record]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        position = 0
+        while position < size:
+            header = os.pread(file.fileno(), 12, position)
+            end = size + 1
+            if len(header) == 12:
+                length = int.from_bytes(header[:8], "little")
+                end = position + 16 + length
+            if end > size:
+                raise DataError(
+                    f"{path} is damaged: it ends within the record at byte "
+                    f"{position:,}"
+                )
+            yield Record(
+                f"{path.name}:{position}", str(path), position + 12, length
+            )
+            position = end

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images in TFRecord shards, as ImageNet is commonly kept.
+
+    python -m keras_bn.data.tfrecords SRC DST --shards=128
+
+SRC is a folder or a zip archive of images (docs/data.md). DST gets
+`train-00000-of-00128` ..., `validation-...` and `classes.txt`. Shards that are
+there and whole are left as they are, so that an interrupted conversion goes
+on. The field names are those of the common ImageNet shards; labels count from
+0, unless `--first_label=1`.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bn.data import conversion, records, verification
+from keras_bn.data.arrays import DataError
+from keras_bn.data.conversion import CLASSES
+from keras_bn.data.images import FEATURES, ImageDataset
+
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"(train|validation|val|test)-(\d{5})-of-(\d{5})")
+
+
+def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
+    """Lists the records of all shards in a folder.
+
+    Args:
+        data_dir: The folder. `classes.txt`, if it is there, holds the names
+            of the classes, a line each; otherwise the labels tell how many
+            there are.
+        image_size: Height and width of what a network gets.
+
+    Raises:
+        DataError: If shards are missing, damaged or hold something else.
+    """
+    if data_dir is None or not Path(data_dir).is_dir():
+        raise DataError(
+            "dataset=tfrecords needs --data_dir: a folder of shards named "
+            f"train-00000-of-00128. Received: {data_dir}"
+        )
+    folder = Path(data_dir)
+    parts = {part: _shards(folder, part) for part in ("train", "test")}
+    if not parts["train"]:
+        raise DataError(f"{folder} holds no shards named train-00000-of-...")
+    listed = {part: records.in_shards(p) for part, p in parts.items()}
+    train, test = (
+        records.Images(
+            flat := [r for shard in listed[part] for r in shard],
+            np.full(len(flat), -1, np.int32),
+            parsed=True,
+        )
+        for part in ("train", "test")
+    )
+    if not len(train):
+        raise DataError(f"{folder}: the training shards hold no records")
+    if not len(test):
+        _LOG.warning(
+            "%s has no validation shards: accuracy is measured on the "
+            "training images",
+            folder,
+        )
+        test = train
+    labels = _labels([*parts["train"], *parts["test"]])
+    classes, first = _classes(folder, *labels)
+    return ImageDataset(
+        name="tfrecords",
+        classes=classes,
+        image_size=image_size,
+        training_images=train,
+        test_images=test,
+        first_label=first,
+        shard_sizes=tuple(len(shard) for shard in listed["train"]),
+    )
+
+
+def _shards(folder: Path, part: str) -> list[Path]:
+    """The shards of a part, in order; `DataError` if one is missing."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match and (match[1] == "train") == (part == "train"):
+            found[match[1], int(match[2]), int(match[3])] = path
+    if not found:
+        return []
+    name, _, total = next(iter(found))
+    wanted = [(name, index, total) for index in range(total)]
+    missing = [key for key in wanted if key not in found]
+    if missing or len(found) != total:
+        raise DataError(
+            f"{folder} must hold {total} shards {name}-?????-of-{total:05d}. "
+            f"Received: {len(found)}"
+        )
+    return [found[key] for key in wanted]
+
+
+def _labels(paths: Sequence[Path]) -> tuple[int, int]:
+    """The smallest and the largest label in shards, all checksums read."""
+    examples = tf.data.TFRecordDataset(
+        [str(path) for path in paths], num_parallel_reads=tf.data.AUTOTUNE
+    )
+    labels = examples.batch(256).map(
+        lambda batch: tf.io.parse_example(batch, FEATURES)["image/class/label"]
+    )
+    try:
+        every = np.concatenate(list(labels.as_numpy_iterator()))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{paths[0].parent}: a shard is damaged, or a record does not hold "
+            f"image/encoded and image/class/label: {verification.reason(error)}"
+        ) from None
+    return int(every.min()), int(every.max())
+
+
+def _classes(folder: Path, smallest: int, largest: int) -> tuple[int, int]:
+    """The number of classes, and the label of the first.
+
+    Without names, the smallest label is the first class'.
+    """
+    path = folder / CLASSES
+    if path.exists():
+        classes = len(path.read_text("utf-8").splitlines())
+        first = 1 if largest == classes else 0
+    else:
+        classes, first = largest - smallest + 1, smallest
+    if first not in (0, 1) or smallest < first or largest >= first + classes:
+        raise DataError(
+            f"{folder}: labels must count from 0 or from 1, one for each of "
+            f"{classes} classes. Received: labels {smallest} to {largest}"
+        )
+    return classes, first
+
+
+def main(argv: list[str]) -> int:
+    """Converts; returns the exit code."""
+    source, target = argv[1:]
+    try:
+        counts = conversion.write(
+            source,
+            target,
+            shards=FLAGS.shards,
+            first_label=FLAGS.first_label,
+            seed=FLAGS.seed,
+        )
+    except ValueError as error:
+        print(f"tfrecords: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (DataError, OSError) as error:
+        print(f"tfrecords: {error}", file=sys.stderr)
+        return 1
+    print(", ".join(f"{name}: {n:,}" for name, n in counts.items()))
+    return 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a wrong one ends with one line and exit code 2."""
+    try:
+        rest = list(FLAGS(argv))
+        if len(rest) != 3:
+            raise flags.Error(f"SRC and DST are needed. Received: {rest[1:]}")
+    except flags.Error as error:
+        print(f"tfrecords: {error}", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+if __name__ == "__main__":
+    from absl import app, flags
+
+    FLAGS = flags.FLAGS
+    flags.DEFINE_integer("shards", 16, "training shards", lower_bound=1)
+    flags.DEFINE_integer("first_label", 0, "label of the first class", 0, 1)
+    flags.DEFINE_integer("seed", 0, "of the order of the images")
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: Apache-2.0
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bn import data
+from keras_bn.data import augment, records, verification
+from keras_bn.data.arrays import DataError
+from tests import pictures
+
+
+@pytest.fixture(params=["folder", "stored", "deflated"])
+def written(request, tmp_path):
+    """Writes pictures in each form a data set may have; returns its path."""
+
+    def write(contents):
+        if request.param == "folder":
+            return pictures.write_folder(tmp_path / "set", contents)
+        kind = {
+            "stored": zipfile.ZIP_STORED,
+            "deflated": zipfile.ZIP_DEFLATED,
+        }[request.param]
+        return pictures.write_zip(tmp_path / "set.zip", contents, kind)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Two classes of nine training and four test images."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.zip"
+    pictures.write_zip(path, pictures.members(train=9, test=4))
+    return data.load("image_folder", data_dir=path, image_size=8)
+
+
+def batches(dataset, steps, **options):
+    options = {"batch_size": 4, "seed": 3, "distortion": "strong", **options}
+    return list(dataset.train(**options).take(steps).as_numpy_iterator())
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for (x, y), (other_x, other_y) in zip(left, right, strict=True):
+        np.testing.assert_array_equal(x, other_x)
+        np.testing.assert_array_equal(y, other_y)
+
+
+def test_every_form_gives_the_same_images(written):
+    contents = pictures.members()
+    dataset = data.load(
+        "image_folder", data_dir=written(contents), image_size=8
+    )
+    assert (dataset.classes, dataset.input_shape) == (2, (8, 8, 3))
+    assert (dataset.train_examples, dataset.test_examples) == (12, 4)
+    ((x, y),) = dataset.test(batch_size=9).as_numpy_iterator()
+    assert (x.dtype, y.dtype) == (np.float32, np.int32)
+    assert y.tolist() == [0, 0, 1, 1]
+    names = ("cat/0", "cat/1", "dog/0", "dog/1")
+    for image, name in zip(x, names, strict=True):
+        expected = augment.test_view(
+            tf.constant(contents[f"val/{name}.jpg"]), size=8, padded=False
+        )
+        np.testing.assert_allclose(image, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "train", "test"),
+    [
+        (["train/cat/a.jpg", "test/cat/b.jpg"], ["cat"], 1, 1),
+        (["train/cat/a.jpg", "validation/cat/b.jpg"], ["cat"], 1, 1),
+        (["set/train/cat/images/a.JPEG", "set/val/cat/b.JPEG"], ["cat"], 1, 1),
+        (["train/train/a.jpg", "train/car/a.jpg"], ["car", "train"], 2, 0),
+        (["set/dog/a.jpg", "set/cat/b.png"], ["cat", "dog"], 2, 0),
+        (["n02_dog.JPEG", "n01_cat.JPEG"], ["n01", "n02"], 2, 0),
+        (["a/x.jpg", "a/.x.jpg", "__MACOSX/a/x.jpg", "n.txt"], ["a"], 1, 0),
+    ],
+)
+def test_layouts(tmp_path, names, classes, train, test):
+    path = pictures.write_zip(
+        tmp_path / "set.zip", dict.fromkeys(names, pictures.jpeg())
+    )
+    tree = records.read_tree(path)
+    assert list(tree.classes) == classes
+    assert (len(tree.train), len(tree.test)) == (train, test)
+
+
+def test_a_class_without_training_images_is_refused(tmp_path):
+    contents = dict.fromkeys(
+        ["train/cat/a.jpg", "val/images/b.jpg"], pictures.jpeg()
+    )
+    folder = pictures.write_folder(tmp_path, contents)
+    with pytest.raises(DataError, match=r"without any: images"):
+        records.read_tree(folder)
+
+
+def test_a_test_part_that_is_absent_is_said(tmp_path, caplog):
+    path = pictures.write_folder(tmp_path, {"train/cat/a.jpg": pictures.jpeg()})
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    assert dataset.test_examples == 1
+    assert "accuracy is measured on the training images" in caplog.text
+
+
+def damaged_tables():
+    """A JPEG with header and end, whose Huffman table is no table."""
+    whole = bytearray(pictures.jpeg())
+    table = whole.index(b"\xff\xc4")
+    whole[table + 5 : table + 21] = b"\xff" * 16
+    return bytes(whole)
+
+
+def without_tail(whole):
+    return whole[: len(whole) // 2]
+
+
+def wide_png():
+    """A PNG that says that it has 2**29 pixels."""
+    header = struct.pack(">IIBBBBB", 2**15, 2**14, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    checked = chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + checked + b"IEND"
+
+
+DAMAGED = {
+    "empty": (b"", "it is empty"),
+    "text": (b"<html>404</html>", "neither JPEG nor PNG"),
+    "cut": (without_tail(pictures.jpeg(height=64)), "its end is missing"),
+    "cut_png": (without_tail(pictures.png(height=64)), "its end is missing"),
+    "header": (pictures.jpeg()[:30], "its header is damaged"),
+    "tables": (damaged_tables(), "does not decode"),
+    "bomb": (wide_png(), "more than 268,435,456 pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_images_are_left_out_and_named_once(written, kind, caplog):
+    contents = pictures.members()
+    name = f"train/cat/{kind}.jpg"
+    contents[name], reason = DAMAGED[kind]
+    dataset = data.load(
+        "image_folder", data_dir=written(contents), image_size=8
+    )
+    assert list(dataset.skipped) == [name]
+    assert reason in dataset.skipped[name]
+    assert dataset.train_examples == 12
+    batches(dataset, 3)
+    dataset.probe()
+    assert caplog.text.count("1 damaged images are left out") == 1
+    assert name in caplog.text
+
+
+def test_only_damaged_images_are_no_data_set(tmp_path):
+    for kind, (bytes_, _) in DAMAGED.items():
+        folder = pictures.write_folder(
+            tmp_path / kind, {"train/cat/a.jpg": bytes_}
+        )
+        with pytest.raises(DataError, match=r"no (whole|training) image"):
+            data.load("image_folder", data_dir=folder, image_size=8)
+
+
+def test_damaged_images_are_found_wherever_they_stand():
+    rng = np.random.default_rng(0)
+    count = 3 * verification.CHUNK + 5
+    bad = set(rng.choice(count, 9, replace=False).tolist()) | {0, count - 1}
+    whole, broken = pictures.jpeg(), damaged_tables()
+
+    class Stored:
+        def __init__(self, contents):
+            self.read = lambda: contents
+
+    images = records.Images(
+        [Stored(broken if row in bad else whole) for row in range(count)],
+        np.zeros(count, np.int32),
+    )
+    assert set(verification.undecodable(images)) == bad
+
+
+def test_what_passes_the_check_decodes():
+    """Bytes changed at random: found when listed, or no error ever."""
+    rng = np.random.default_rng(0)
+    passed = 0
+    for trial in range(200):
+        whole = np.frombuffer(pictures.jpeg(trial), np.uint8).copy()
+        places = rng.integers(2, len(whole), rng.integers(1, 9))
+        whole[places] = rng.integers(0, 256, len(places))
+        encoded = whole.tobytes()
+        if records.damage_of(encoded) or verification.complaint(encoded):
+            continue
+        passed += 1
+        for padded in (False, True):
+            augment.training_view(
+                tf.constant(encoded),
+                tf.constant([0, trial], tf.int64),
+                size=8,
+                distortion="none",
+                padded=padded,
+            )
+        augment.test_views(tf.constant(encoded), size=4, crops=10)
+    assert 20 < passed < 180
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        pictures.jpeg(channels=1),
+        pictures.png(channels=1),
+        pictures.png(channels=4),
+        pictures.png(),
+        pictures.CMYK,
+    ],
+    ids=["grey", "grey_png", "alpha_png", "png", "cmyk"],
+)
+def test_every_kind_of_picture_becomes_rgb(tmp_path, encoded):
+    # Under another suffix, as some files of ImageNet are.
+    contents = {f"train/cat/{i}.JPEG": encoded for i in range(4)}
+    path = pictures.write_folder(tmp_path, contents)
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    assert not dataset.skipped
+    ((x, _),) = batches(dataset, 1)
+    assert x.shape == (4, 8, 8, 3)
+    assert np.isfinite(x).all()
+
+
+def test_four_inks_give_the_colour_they_print():
+    image = augment.decoded(tf.constant(pictures.CMYK)).numpy()
+    assert abs(image.astype(int) - [240, 120, 30]).max() < 5
+
+
+def member(name, **changes):
+    entry = zipfile.ZipInfo(name)
+    for key, value in changes.items():
+        setattr(entry, key, value)
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (member("../train/cat/a.jpg"), "a name outside the archive"),
+        (member("/train/cat/a.jpg"), "a name outside the archive"),
+        (member("train\\..\\a.jpg"), "a name outside the archive"),
+        (member("train/cat/a.jpg", external_attr=0o120777 << 16), "is a link"),
+        (
+            member("train/cat/a.jpg", compress_type=zipfile.ZIP_LZMA),
+            "neither stored nor deflated",
+        ),
+    ],
+)
+def test_archives_that_are_no_plain_images_are_refused(tmp_path, entry, reason):
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(entry, pictures.jpeg())
+    with pytest.raises(DataError, match=rf"evil.zip is refused.*{reason}"):
+        records.read_tree(path)
+
+
+def test_a_member_that_says_it_is_huge_is_refused(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/cat/a.jpg", bytes(records.LARGEST_FILE + 1))
+    with pytest.raises(
+        DataError, match="says that it has more than 67,108,864"
+    ):
+        records.read_tree(path)
+
+
+@pytest.mark.parametrize("said", [0, 1000])
+def test_a_member_is_never_inflated_beyond_what_it_says(tmp_path, said):
+    path = tmp_path / "liar.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/cat/a.jpg", bytes(1_000_000))
+    contents = path.read_bytes()
+    size = struct.pack("<I", 1_000_000)
+    path.write_bytes(contents.replace(size, struct.pack("<I", said)))
+    (record,) = records._in_archive(path)
+    assert len(record.read()) <= max(said, 1)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+def test_a_truncated_archive_is_called_damaged(tmp_path, keep):
+    path = pictures.write_zip(tmp_path / "set.zip", pictures.members())
+    contents = path.read_bytes()
+    size = keep if isinstance(keep, int) else int(len(contents) * keep)
+    path.write_bytes(contents[:size])
+    with pytest.raises(DataError, match=r"set.zip cannot be read"):
+        data.load("image_folder", data_dir=path, image_size=8)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "tfrecords"])
+def test_a_source_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(DataError, match=r"nowhere"):
+        data.load(name, data_dir=tmp_path / "nowhere", image_size=8)
+    with pytest.raises(DataError, match="needs --data_dir"):
+        data.load(name, image_size=8)
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds no images"):
+        data.load("image_folder", data_dir=tmp_path, image_size=8)
+
+
+def test_training_batches_have_their_shape_range_and_labels(tiny):
+    for x, y in batches(tiny, 9):
+        assert x.shape == (4, 8, 8, 3)
+        assert (x.dtype, y.dtype) == (np.float32, np.int32)
+        assert x.min() >= -1
+        assert x.max() <= 1
+        assert set(y) <= {0, 1}
+
+
+@pytest.mark.parametrize("shuffle", ["all", "within", "shards"])
+@pytest.mark.parametrize("start", [1, 4, 7])
+def test_a_run_that_resumes_sees_what_it_would_have_seen(tiny, shuffle, start):
+    whole = batches(tiny, 10, shuffle=shuffle)
+    resumed = batches(tiny, 10 - start, shuffle=shuffle, start_step=start)
+    assert_same(resumed, whole[start:])
+
+
+def test_seeds_and_epochs_differ(tiny):
+    (first, _), *_, (next_epoch, _) = batches(tiny, 5)
+    ((other, _),) = batches(tiny, 1, seed=4)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, next_epoch)
+
+
+def test_an_image_is_seen_differently_in_each_epoch(tmp_path):
+    contents = {"train/cat/a.jpg": pictures.jpeg(height=40, width=60)}
+    path = pictures.write_folder(tmp_path, contents)
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    views = [x for x, _ in batches(dataset, 6, batch_size=1)]
+    for i, view in enumerate(views):
+        for other in views[:i]:
+            assert not np.array_equal(view, other)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_shares_of_a_batch_make_the_batch(tiny, parts):
+    whole = batches(tiny, 3)
+    shares = [batches(tiny, 3, part=(i, parts)) for i in range(parts)]
+    joined = [
+        tuple(np.concatenate(column) for column in zip(*step, strict=True))
+        for step in zip(*shares, strict=True)
+    ]
+    assert_same(joined, whole)
+
+
+def test_an_epoch_shows_each_image_once(tiny):
+    labels = np.concatenate([y for _, y in batches(tiny, 3, batch_size=6)])
+    assert np.bincount(labels).tolist() == [9, 9]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 20])
+def test_all_test_images_once_in_order(tiny, batch_size):
+    found = list(tiny.test(batch_size=batch_size).as_numpy_iterator())
+    x = np.concatenate([x for x, _ in found])
+    ((whole, y),) = tiny.test(batch_size=8).as_numpy_iterator()
+    np.testing.assert_array_equal(x, whole)
+    assert y.tolist() == [0] * 4 + [1] * 4
+    assert all(len(x) == batch_size for x, _ in found[:-1])
+
+
+@pytest.mark.parametrize("crops", [10, 144])
+def test_several_views_of_each_test_image(tiny, crops):
+    shapes = [x.shape for x, _ in tiny.test(batch_size=5, crops=crops)]
+    assert shapes == [(5, crops, 8, 8, 3), (3, crops, 8, 8, 3)]
+
+
+def test_a_probe_is_spread_over_the_test_images(tiny):
+    ((whole, labels),) = tiny.test(batch_size=8).as_numpy_iterator()
+    x, y = tiny.probe(3)
+    np.testing.assert_array_equal(x, whole[[0, 3, 7]])
+    np.testing.assert_array_equal(y, labels[[0, 3, 7]])
+    assert len(tiny.probe()[0]) == 8
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"<= 18.*batch_size=19"):
+        tiny.train(batch_size=19, seed=0)
+
+
+def cifar(count=1):
+    classes = [f"class_{i}" for i in range(10)]
+    return pictures.members(
+        train=count, test=1, classes=classes, height=32, width=32
+    )
+
+
+def test_cifar10_is_found_by_its_archive_or_its_folder(tmp_path):
+    contents = cifar()
+    archive = pictures.write_zip(tmp_path / "cifar10-jpeg.zip", contents)
+    folder = pictures.write_folder(tmp_path / "images", contents)
+    found = [
+        data.load("cifar10", data_dir=path, image_size=32)
+        for path in (tmp_path, archive, folder)
+    ]
+    for dataset in found:
+        assert (dataset.name, dataset.classes) == ("cifar10", 10)
+        assert_same(batches(dataset, 2), batches(found[0], 2))
+
+
+def test_cifar10_has_ten_classes(tmp_path):
+    path = pictures.write_folder(tmp_path, pictures.members())
+    with pytest.raises(DataError, match=r"ten classes.*Received: 2"):
+        data.load("cifar10", data_dir=path, image_size=32)
+
+
+def test_cifar10_from_keras_keeps_its_pixels(tmp_path, monkeypatch):
+    import keras
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (20, 32, 32, 3), np.uint8)
+    y = np.arange(20).reshape(20, 1) % 10
+    downloads = []
+
+    def load_data():
+        downloads.append(1)
+        return (x, y), (x[10:], y[10:])
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    for _ in range(2):
+        dataset = data.load("cifar10", image_size=32)
+        ((images, labels),) = dataset.test(batch_size=10).as_numpy_iterator()
+        assert labels.tolist() == list(range(10))
+        np.testing.assert_allclose((images + 1) * 127.5, x[10:], atol=1e-3)
+    assert len(downloads) == 1
+
+
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    import keras
+
+    def fail():
+        raise Exception("URL fetch failure: no network")
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=r"no network.*--data_dir"):
+        data.load("cifar10", image_size=32)
+
+
+@pytest.mark.real_data
+def test_real_cifar10(data_dir):
+    dataset = data.load("cifar10", data_dir=data_dir, image_size=32)
+    assert (dataset.train_examples, dataset.test_examples) == (50_000, 10_000)
+    assert not dataset.skipped
+    x, y = dataset.probe(1000)
+    assert np.bincount(y).tolist() == [100] * 10
+    np.testing.assert_allclose(
+        (x.mean((0, 1, 2)) + 1) / 2, [0.4913, 0.4821, 0.4465], atol=0.01
+    )
+
+
+@pytest.mark.real_data
+def test_real_tiny_imagenet(data_dir):
+    dataset = data.load(
+        "image_folder",
+        data_dir=data_dir / "tiny-imagenet-50.zip",
+        image_size=64,
+    )
+    assert (dataset.train_examples, dataset.test_examples) == (25_000, 2500)
+    assert dataset.classes == 50
+    assert not dataset.skipped
