@@ -3,6 +3,8 @@
 
     python -m benchmarks.folding
 
+Stopped midway, the same command goes on with the networks that are missing.
+
 Each network gets random weights, the smallest image size that it allows, and
 random gamma, beta and statistics. Per network, in a process of its own:
 
@@ -116,7 +118,7 @@ def measure_one(name: str) -> dict[str, Any]:
         "kept": kept(model),
         "seconds": seconds,
         "time_ratio": seconds["folded"] / seconds["original"],
-        "float32": comparisons(model, x),
+        "float32": comparisons(model, folded, x),
         **in_float64(name, model, x),
     }
 
@@ -130,23 +132,28 @@ def in_float64(name: str, model: keras.Model, x: Any) -> dict[str, Any]:
         twin.set_weights(model.get_weights())
         return {
             "rounding": compare(model, twin, x),
-            "float64": comparisons(twin, x),
+            "float64": comparisons(twin, keras_bn.fold(twin), x),
         }
     finally:
         keras.config.set_dtype_policy(policy)
 
 
-def comparisons(model: keras.Model, x: Any) -> dict[str, Any]:
+def comparisons(
+    model: keras.Model, folded: keras.Model, x: Any
+) -> dict[str, Any]:
     """A network converted and folded, against itself."""
     return {
         "converted": compare(keras_bn.convert(model), model, x),
-        "folded": compare(keras_bn.fold(model), model, x),
+        "folded": compare(folded, model, x),
     }
 
 
 def compare(model: keras.Model, original: keras.Model, x: Any) -> Any:
     """Largest difference of predictions, and of logits in relative terms."""
-    actual, expected = (m.predict(x, verbose=0) for m in (model, original))
+    # Not `predict`, which takes longer to compile than a few images to run.
+    actual, expected = (
+        np.asarray(m(x, training=False)) for m in (model, original)
+    )
     predictions = softmax(actual, axis=-1) - softmax(expected, axis=-1)
     logits = np.abs(actual - expected).max() / np.abs(expected).max()
     return {
@@ -216,17 +223,35 @@ def in_own_process(name: str) -> dict[str, Any]:
     return one
 
 
+def measured_before(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the output holds of a run like this one that was stopped."""
+    try:
+        contents = json.loads(Path(FLAGS.output).read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    results: dict[str, Any] = contents["results"]
+    alike = (
+        contents["environment"] == measure.environment()
+        and results["settings"] == settings
+    )
+    return results["networks"] if alike else {}
+
+
 def main(_: list[str]) -> None:
     """Measures one network or all, prints the table, writes the JSON."""
     if FLAGS.only:
         measure.write(FLAGS.output, measure_one(FLAGS.only))
         return
-    results = {}
+    flags_that_matter = ("rounds", "batch_size", "seed")
+    settings = {name: FLAGS[name].value for name in flags_that_matter}
+    networks = measured_before(settings)
     for name in FLAGS.architectures or architectures():
-        results[name] = in_own_process(name)
-        measure.write(FLAGS.output, results)
-        print(markdown({name: results[name]}).splitlines()[-1], flush=True)
-    print(markdown(results))
+        if name not in networks:
+            networks[name] = in_own_process(name)
+            results = {"settings": settings, "networks": networks}
+            measure.write(FLAGS.output, results)
+        print(markdown({name: networks[name]}).splitlines()[-1], flush=True)
+    print(markdown(networks))
 
 
 if __name__ == "__main__":

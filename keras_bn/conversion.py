@@ -2,6 +2,7 @@
 """Swaps Keras' batch normalization for ours in any model, and back."""
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -29,25 +30,27 @@ def convert(
 
     Weights, statistics, configuration, names, `trainable` and sharing carry
     over, so that predictions stay the same. Nested models are entered, and so
-    are layers that hold BN layers in their attributes.
+    are layers that hold BN layers in their attributes. Layers of classes
+    derived from either BN layer stay what they are.
 
     Args:
         model: A built model of any kind.
         to: `"keras_bn"` or `"keras"`: the class that every BN layer gets.
         **layer_options: Arguments of that class, in place of the layers' own,
             such as `virtual_batch_size=32`. Weights are carried over by name.
+            For `"keras"`, those that only ours has, with their defaults.
 
     Returns:
         A new model, not compiled; `model` is untouched.
 
     Raises:
-        ValueError: If `to` is neither, the model is not built, or a layer
-            uses an option that Keras' class lacks; give that option its
-            default in `layer_options` to drop it.
+        ValueError: If `to` is neither, the model is not built, there is no
+            such option, or a layer uses one that Keras' class lacks; give that
+            option its default in `layer_options` to drop it.
     """
     made_by = _CLASSES[arguments.one_of("to", to, tuple(_CLASSES))]
-    if not model.built:
-        raise ValueError(f"model must be built. Received: {model.name}")
+    structure.require_built(model)
+    _require_known(layer_options)
     replacements = {
         layer: made_by.from_config(_config(layer, made_by, layer_options))
         for layer in structure.batch_normalizations(model)
@@ -56,6 +59,17 @@ def convert(
     for old, new in replacements.items():
         _carry_over(old, new)
     return converted
+
+
+def _require_known(options: Collection[str]) -> None:
+    """Raises `ValueError` for one that not even our class has."""
+    known = BatchNormalization().get_config()
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                "layer_options must be arguments of BatchNormalization. "
+                f"Received: {name}"
+            )
 
 
 def _config(

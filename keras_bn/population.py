@@ -3,22 +3,8 @@
 
 Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 2: with the weights fixed,
 the network of training runs over many mini-batches, and the statistics that
-inference uses are estimated from those of the batches. Two ways to pool them:
-
-- `"paper"`: with mean and biased variance of each batch `B` of `m` values,
-
-      E[x]   = mean_B(mean_B)
-      Var[x] = mean_B(m / (m - 1) variance_B)
-
-- `"exact"`: mean and biased variance (`1/n`) of all values that the pass
-  brought, as if they had been one batch (Wu & Johnson 2021, arXiv 2105.07576;
-  merged as in Chan, Golub & LeVeque 1979):
-
-      E[x]   = sum_B m_B mean_B / n,    n = sum_B m_B
-      Var[x] = sum_B m_B (variance_B + (mean_B - E[x])^2) / n
-
-Both are weighted means, `"paper"` with weight 1 for every batch, and differ in
-the spread of the batches' means, which `"exact"` adds. All of it is float64.
+inference uses are estimated from those of the batches, in one of the two ways
+that `keras_bn.statistics` describes.
 
 **What a deeper layer sees.** There is one pass over the data for all layers,
 so while it runs a layer that is estimated normalizes each batch with that
@@ -31,17 +17,16 @@ its own; it is with the statistics that the layer has.
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_bn import arguments, ops, structure
+from keras_bn import arguments, ops, statistics, structure
+from keras_bn.statistics import POOLINGS, Statistics
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 Tensor = Any
-
-POOLINGS = ("paper", "exact")
 
 
 def estimate_population_statistics(
@@ -60,7 +45,7 @@ def estimate_population_statistics(
     frozen. Nothing else of the model changes: neither weights nor optimizer,
     metrics, random seeds or states of other layers. The statistics are set
     after the pass; if it fails, the model is as it was. See the module for
-    what is computed.
+    what deeper layers see.
 
     Ghost batches (`virtual_batch_size`) and renormalization are left aside:
     batches are normalized whole.
@@ -143,48 +128,6 @@ class PopulationStatistics(keras.callbacks.Callback):
         self._pass.estimate(self.dataset, self.steps, self.batch_size, 0)
 
 
-class Statistics(NamedTuple):
-    """Statistics, and how much stands behind them.
-
-    Attributes:
-        weight: Number of values, or of batches in a pool for `"paper"`; a
-            scalar or of the feature shape.
-        mean: `[*features]`.
-        variance: `[*features]`.
-    """
-
-    weight: Tensor
-    mean: Tensor
-    variance: Tensor
-
-
-def of_batch(batch: Statistics, pooling: str) -> Statistics:
-    """What a batch brings into the pool.
-
-    Args:
-        batch: Its number of values, mean and biased variance.
-        pooling: `"paper"` or `"exact"`.
-    """
-    if pooling == "exact":
-        return batch
-    count, mean, variance = batch
-    # A single value has no variance to expect anything from.
-    several = keras.ops.cast(count > 1, count.dtype)
-    unbiased = variance * count / keras.ops.maximum(count - 1, 1)
-    return Statistics(several, mean, unbiased)
-
-
-def merge(a: Statistics, b: Statistics, pooling: str) -> Statistics:
-    """The statistics of the batches behind `a` and of those behind `b`."""
-    weight = a.weight + b.weight
-    share = b.weight / keras.ops.maximum(weight, 1)
-    apart = b.mean - a.mean
-    variance = a.variance + share * (b.variance - a.variance)
-    if pooling == "exact":
-        variance += share * (1 - share) * keras.ops.square(apart)
-    return Statistics(weight, a.mean + share * apart, variance)
-
-
 class _Pass(keras.Model):
     """A pass over data, which Keras compiles, feeds and shows progress of."""
 
@@ -252,8 +195,10 @@ class _Pass(keras.Model):
             )
         for layer, batch in batches:
             pooled = self._pools[self.estimated.index(layer)]
-            merged = merge(
-                pooled, of_batch(batch, self._pooling), self._pooling
+            merged = statistics.merge(
+                pooled,
+                statistics.of_batch(batch, self._pooling),
+                self._pooling,
             )
             for variable, value in zip(pooled, merged, strict=True):
                 variable.assign(value)
@@ -314,26 +259,24 @@ def _normalize(
     x = keras.ops.cast(inputs, "float64")
     features = ops.canonical_axes(layer.axis, len(x.shape), name="axis")
     axes = [axis for axis in range(len(x.shape)) if axis not in features]
-    if mask is not None:
-        mask = keras.ops.expand_dims(mask, -1)
-    _, mean, variance, count = ops.counted_batch_norm(
-        x, None, None, axes=axes, epsilon=layer.epsilon, mask=mask
-    )
-    several = count > 1
+    batch = statistics.of_values(x, axes, mask)
+    several = batch.weight > 1
     outputs = ops.apply_statistics(
         x,
-        keras.ops.where(several, mean, _double(layer.moving_mean)),
-        keras.ops.where(several, variance, _double(layer.moving_variance)),
-        layer.gamma,
+        keras.ops.where(several, batch.mean, _double(layer.moving_mean)),
+        keras.ops.where(
+            several, batch.variance, _double(layer.moving_variance)
+        ),
+        structure.gamma(layer),
         layer.beta,
         axes=axes,
         epsilon=layer.epsilon,
     )
-    activation = getattr(layer, "activation", None)
+    activation = structure.activation(layer)
     if activation is not None:
         outputs = activation(outputs)
     outputs = keras.ops.cast(outputs, layer.compute_dtype)
-    return outputs, Statistics(count, mean, variance)
+    return outputs, batch
 
 
 def _double(variable: Tensor) -> Tensor:
@@ -344,8 +287,7 @@ def _chosen(
     model: keras.Model, names: Sequence[str] | None, *, frozen: bool = True
 ) -> list[Layer]:
     """The BN layers of these names, or all, in the order of the model."""
-    if not model.built:
-        raise ValueError(f"model must be built. Received: {model.name}")
+    structure.require_built(model)
     found = [
         layer
         for layer in structure.batch_normalizations(model)

@@ -6,6 +6,7 @@ graph through other layers without compiling the result; the private names that
 this needs stand here and in `keras_bn.folding.graph`.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,38 @@ import keras
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope
 
+from keras_bn import ops
 from keras_bn.layer import BatchNormalization
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 
 
+BATCH_NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)
+
+
+def require_built(model: Any) -> None:
+    """Raises `ValueError` unless it is a model whose weights are there."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model. Received: {model}")
+    if not model.built:
+        raise ValueError(f"model must be built. Received: {model.name}")
+
+
 def is_batch_normalization(layer: Layer) -> bool:
     """Whether it is our layer or Keras'; a class derived from one is not."""
-    return type(layer) in (BatchNormalization, keras.layers.BatchNormalization)
+    return type(layer) in BATCH_NORMALIZATIONS
+
+
+def gamma(norm: Layer) -> Any:
+    """The gamma that a BN layer normalizes with, or `None`."""
+    if norm.gamma is not None and getattr(norm, "keeps", None) == "output":
+        return ops.away_from_zero(norm.gamma)
+    return norm.gamma
+
+
+def activation(norm: Layer) -> Any:
+    """The activation inside a BN layer, which Keras' has none of, or `None`."""
+    return getattr(norm, "activation", None)
 
 
 def sublayers(layer: Layer) -> list[Layer]:
@@ -138,17 +163,24 @@ class _Copier:
         return keras.Sequential(layers, name=model.name)
 
     def _make_functional(self, model: keras.Model) -> keras.Model:
-        def call(copy: Layer | None, *args: Any, **kwargs: Any) -> Any:
-            return args[0] if copy is None else copy(*args, **kwargs)
-
         inputs = keras.tree.map_structure(self._input, model.input)
-        outputs = model._run_through_graph(
-            inputs, operation_fn=self.copy, call_fn=call
-        )
+        outputs = model._run_through_graph(inputs, call_fn=self._call)
         kind = type(model)
         if not functional_like_constructor(kind):
             kind = keras.Model
         return kind(inputs, outputs, name=model.name)
+
+    def _call(self, layer: Layer, *args: Any, **kwargs: Any) -> Any:
+        """Calls the copy of a layer as the layer was called."""
+        copy = self.copy(layer)
+        if layer not in self._replaced:
+            return copy(*args, **kwargs)
+        given = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+        if copy is None:
+            return given["inputs"]
+        # What takes its place need not know of `training` and `mask`.
+        taken = inspect.signature(copy.call).parameters
+        return copy(**{x: given[x] for x in given if x in taken})
 
     def _input(self, tensor: Any) -> Any:
         return self.copy(tensor._keras_history.operation).output

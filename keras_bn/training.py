@@ -213,6 +213,32 @@ def _learning_rate(recipe: Recipe) -> Any:
     )
 
 
+def restore(folder: RunFolder, dataset: Dataset) -> tuple[keras.Model, int]:
+    """The model of a run, with the weights of its newest checkpoint.
+
+    Args:
+        folder: The run's folder.
+        dataset: The data that its recipe names.
+
+    Returns:
+        The model and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: If there is no checkpoint that can be read.
+        RunFolderError: If the folder holds no run.
+    """
+    model = build_model(
+        folder.read_recipe(),
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+    )
+    model.optimizer.build(model.trainable_variables)
+    saved = checkpoints.Checkpoints(folder.checkpoints, model, {})
+    if saved.newest < 0:
+        raise CheckpointError(f"{folder.path} has no checkpoint")
+    return model, saved.restore()
+
+
 def run(
     recipe: Recipe,
     dataset: Dataset,
@@ -253,7 +279,7 @@ def run(
         model = build_model(
             recipe, input_shape=dataset.input_shape, classes=dataset.classes
         )
-    steps = _make_steps(recipe, dataset, model, strategy)
+    steps = make_steps(recipe, dataset, model, strategy)
     if recipe.population_statistics:
         batches = _training_batches(recipe, dataset, 0, (0, 1))
         statistics = PopulationStatistics(
@@ -474,9 +500,17 @@ def _strategy(recipe: Recipe) -> Any:
     return strategies.make(recipe.strategy, replicas=recipe.replicas)
 
 
-def _make_steps(
+def make_steps(
     recipe: Recipe, dataset: Dataset, model: keras.Model, strategy: Any
-) -> execution.Steps:
+) -> Any:
+    """The steps of a run, as of `keras_bn.backend.execution.Steps`.
+
+    Args:
+        recipe: What to train.
+        dataset: The data that it names.
+        model: Its model, made within the strategy's scope.
+        strategy: Where to train.
+    """
     if recipe.strategy == "one_device" and isinstance(dataset, ArrayDataset):
         return execution.ResidentSteps(
             model,

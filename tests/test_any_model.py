@@ -316,7 +316,7 @@ def test_wrong_arguments_are_said_before_the_first_step(tmp_path):
     for message, options in cases.items():
         watched = watch(tmp_path, "sequential", **options)
         with pytest.raises(ValueError, match=message):
-            fit("sequential", callbacks=[*watched, NoStep()])
+            fit("built", callbacks=[*watched, NoStep()])
     with pytest.raises(ValueError, match=r"at least one .*shape \(0, 10\)"):
         watch(tmp_path, "sequential", probe=x[:0])
     with pytest.raises(ValueError, match="Received: preset=deluxe"):

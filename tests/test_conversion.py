@@ -89,6 +89,48 @@ def test_layer_options_replace_the_layers_own():
         assert len(layer.weights) == 6
 
 
+def test_an_activation_is_carried_over_but_keras_has_none():
+    model = keras.Sequential(
+        [keras.Input((4,)), OURS(activation="silu", name="bn")]
+    )
+    networks.randomized(model)
+    x = networks.inputs_of(model)
+    np.testing.assert_array_equal(keras_bn.convert(model)(x), model(x))
+    with pytest.raises(ValueError, match=r"activation\. Received: .*silu"):
+        keras_bn.convert(model, to="keras")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keeps": "output"},
+        {"moving_average": "cumulative"},
+        {"moving_variance_estimator": "unbiased"},
+        {"renorm": True, "renorm_clipping": {"rmax": 2.0}},
+        {"single_value": "error"},
+        {"virtual_batch_size": 2},
+    ],
+)
+def test_options_of_ours_carry_over(options):
+    model = keras.Sequential([keras.Input((4,)), OURS(**options)])
+    networks.randomized(model)
+    converted = keras_bn.convert(model)
+    for name, value in options.items():
+        assert getattr(converted.layers[0], name) == value
+    theirs = {w.name: w.numpy() for w in model.weights}
+    assert len(theirs) == len(converted.weights)
+    for weight in converted.weights:
+        np.testing.assert_array_equal(weight, theirs[weight.name])
+
+
+def test_a_class_derived_from_a_bn_layer_stays():
+    class Other(KERAS):
+        pass
+
+    model = keras.Sequential([keras.Input((4,)), Other()])
+    assert type(keras_bn.convert(model).layers[0]) is Other
+
+
 def test_an_option_that_keras_lacks_is_refused_or_dropped_by_name():
     model = keras_bn.convert(networks.sequential(), virtual_batch_size=2)
     with pytest.raises(ValueError, match="virtual_batch_size=2 in layer bn"):
@@ -168,12 +210,18 @@ def test_a_layer_that_makes_its_sublayers_in_build_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("model", "to", "message"),
+    ("model", "options", "message"),
     [
-        (networks.sequential(), "torch", "keras_bn, keras. Received: to=torch"),
-        (keras.Sequential(name="empty"), "keras", "built. Received: empty"),
+        (
+            networks.sequential(),
+            {"to": "torch"},
+            "keras_bn, keras. Received: to=torch",
+        ),
+        (networks.sequential(), {"momentun": 0.9}, "Received: momentun"),
+        (keras.Sequential(name="empty"), {}, "built. Received: empty"),
+        ("model.keras", {}, "must be a keras.Model. Received: model.keras"),
     ],
 )
-def test_bad_input_is_refused(model, to, message):
+def test_bad_input_is_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
-        keras_bn.convert(model, to=to)
+        keras_bn.convert(model, **options)

@@ -159,6 +159,23 @@ def test_export_to_litert_keeps_the_outputs(option, tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter:UserWarning")
+@pytest.mark.parametrize("size", [4, 64], ids=["plain", "compiled"])
+def test_litert_folds_the_layer_into_a_convolution(size, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            keras.layers.Conv2D(8, 3),
+            BatchNormalization(activation="relu"),
+        ]
+    )
+    path = tmp_path / "model.tflite"
+    model.export(path, format="litert", verbose=False)
+    interpreter = tf.lite.Interpreter(str(path))
+    names = [x["op_name"] for x in interpreter._get_ops_details()]
+    assert [name for name in names if name != "DELEGATE"] == ["CONV_2D"]
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_saves_and_loads(policy, tmp_path):
     before = keras.config.dtype_policy()

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 import keras_bn
-from keras_bn import population, structure
+from keras_bn import structure
+from keras_bn.statistics import POOLINGS
 from tests import networks
 from tests.reference import batch_norm
 from tests.reference import population as reference
@@ -92,7 +93,7 @@ def test_exact_is_the_variance_of_all_values_at_mean_3000(norm, size):
 
 
 @pytest.mark.parametrize("size", [2, 7, 60])
-@pytest.mark.parametrize("pooling", population.POOLINGS)
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("norm", networks.NORMS)
 def test_both_poolings_equal_their_formula_at_every_depth(norm, pooling, size):
     x = data().astype(np.float64)
@@ -109,7 +110,7 @@ def test_both_poolings_equal_their_formula_at_every_depth(norm, pooling, size):
 def test_exact_adds_the_spread_of_the_batch_means():
     x = data() + np.linspace(0, 9, 60)[:, np.newaxis]
     results = {}
-    for pooling in population.POOLINGS:
+    for pooling in POOLINGS:
         model = chain()
         estimate(model, x, pooling=pooling, batch_size=4)
         results[pooling] = statistics(model.layers[0])[1]
@@ -303,6 +304,16 @@ def test_an_activation_of_the_layer_is_applied():
     y, *_ = batch_norm.forward(values, 1.0, 0.0, (0,), 1e-3)
     expected = reference.exact([np.maximum(y, 0)], (0,))
     assert_statistics(model.get_layer("second"), expected)
+
+
+def test_a_gamma_that_the_layer_keeps_from_0_is_used_so():
+    x = keras.Input((5,))
+    norm = OURS(keeps="output", name="first")
+    model = keras.Model(x, OURS(name="second")(norm(x)))
+    norm.gamma.assign(np.full(5, 1e-9))
+    estimate(model, data(), batch_size=60)
+    _, variance = statistics(model.get_layer("second"))
+    np.testing.assert_allclose(variance, 1e-6 * 60 / 59, rtol=1e-2)
 
 
 TWO_REPLICAS = """

@@ -47,9 +47,7 @@ class StepCallback(keras.callbacks.Callback):
         del logs
         if not self._started:
             self._started = True
-            self.step = int(
-                keras.ops.convert_to_numpy(self.model.optimizer.iterations)
-            )
+            self.step = self._steps_made()
             self.start()
         self._epoch_start = self.step - batch
         self.steps_ahead()
@@ -60,7 +58,13 @@ class StepCallback(keras.callbacks.Callback):
         """Counts."""
         del logs
         earlier, self.step = self.step, self._epoch_start + batch + 1
+        if self.model.steps_per_execution > 1:
+            # The last batches of an epoch may be fewer than Keras says.
+            self.step = self._steps_made()
         self.steps_done(earlier)
+
+    def _steps_made(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def start(self) -> None:
         """Called before the first step, at `self.step`."""

@@ -54,9 +54,15 @@ the layers below take their step, 0 if it turns by a right angle."""
         self._gradient = autodiff.loss_and_gradients(
             self.model, self.probe.inputs, self.probe.targets
         )
+        # The inputs of what runs in a loop, as a recurrent cell, are not one
+        # tensor.
+        layers = [block.layers[0] for block in self.blocks]
+        calls = autodiff.trace(self.model, layers, self.probe.inputs)
+        called = {call.layer for call in calls}
+        self._fed = [b for b in self.blocks if b.layers[0] in called]
         self._capture = autodiff.capture(
             self.model,
-            [block.entry for block in self.blocks],
+            [block.entry for block in self._fed],
             self.probe.inputs,
             training=True,
         )
@@ -74,7 +80,7 @@ the layers below take their step, 0 if it turns by a right angle."""
         if self.before is None:
             return
         inputs = self._capture()
-        for block in self.blocks:
+        for block in self._fed:
             yield (
                 block.name,
                 partial(self._drift, block.name, block.entry, inputs),

@@ -18,7 +18,6 @@ from keras_bn.folding.planning import (
     Decision,
     Edit,
     Plan,
-    activation,
     linear,
     plan,
 )
@@ -35,9 +34,10 @@ def fold(model: keras.Model) -> keras.Model:
 
     A BN layer disappears into the linear layer before it (Dense, Conv1D, 2D,
     3D and their transposes, DepthwiseConv, SeparableConv, EinsumDense), into
-    all of them if they are concatenated, or else into those behind it. In
-    functional and sequential models, and in such models inside them. One with
-    an activation of its own leaves an `Activation` layer of its name.
+    all of them if they are concatenated, or else into those behind it; what
+    does nothing at inference and pooling may stand between. In functional and
+    sequential models, and in such models inside them. One with an activation
+    of its own leaves an `Activation` layer of its name.
 
     A BN layer that cannot be folded stays as it is.
     `keras_bn.folding.plan(model).decisions` says what becomes of each, and
@@ -53,8 +53,6 @@ def fold(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not built.
     """
-    if not model.built:
-        raise ValueError(f"model must be built. Received: {model.name}")
     planned = plan(model)
     for decision in planned.decisions:
         _logger.debug("%s", decision)
@@ -69,10 +67,11 @@ def fold(model: keras.Model) -> keras.Model:
 
 def _what_is_left(norm: Layer) -> Layer | None:
     """What takes the place of a BN layer that is folded."""
-    if activation(norm) is None:
+    activation = structure.activation(norm)
+    if activation is None:
         return None
     return keras.layers.Activation(
-        activation(norm), name=norm.name, dtype=norm.dtype_policy
+        activation, name=norm.name, dtype=norm.dtype_policy
     )
 
 

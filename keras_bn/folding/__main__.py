@@ -2,6 +2,9 @@
 """Folds a saved model.
 
 python -m keras_bn.folding in.keras out.keras
+
+Says which BN layers stay, and why. The exit code is 2 for wrong arguments, 1
+if the model cannot be read, folded or written.
 """
 
 import sys
@@ -11,29 +14,25 @@ import keras
 
 from keras_bn import folding
 
+USAGE = "usage: python -m keras_bn.folding in.keras out.keras"
+
 
 def main(arguments: list[str]) -> int:
     """Reads, folds, writes, says what stays; returns the exit code."""
-    if len(arguments) != 2 or not arguments[1].endswith(".keras"):
+    if arguments in (["-h"], ["--help"]):
+        print(USAGE)
+        return 0
+    if len(arguments) != 2 or not all(x.endswith(".keras") for x in arguments):
         given = " ".join(arguments) or "nothing"
-        print(
-            "folding: usage: python -m keras_bn.folding in.keras out.keras. "
-            f"Received: {given}",
-            file=sys.stderr,
-        )
+        print(f"folding: {USAGE}. Received: {given}", file=sys.stderr)
         return 2
     source, target = map(Path, arguments)
     try:
-        model = keras.models.load_model(source, compile=False)
-        folded = folding.fold(model)
-        temporary = target.with_name(f".{target.name}.tmp.keras")
-        folded.save(temporary)
-        temporary.replace(target)
-    except (OSError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        decisions = fold_file(source, target)
+    except Exception as error:  # Keras raises anything on a broken file.
+        reason = " ".join(str(error).split()) or type(error).__name__
         print(f"folding: {source}: {reason}", file=sys.stderr)
         return 1
-    decisions = folding.plan(model).decisions
     stay = [decision for decision in decisions if not decision.into]
     for decision in stay:
         print(decision)
@@ -42,6 +41,18 @@ def main(arguments: list[str]) -> int:
         f"Written: {target}"
     )
     return 0
+
+
+def fold_file(source: Path, target: Path) -> list[folding.Decision]:
+    """Folds the model of a `.keras` file into another such file."""
+    model = keras.models.load_model(source, compile=False)
+    temporary = target.with_name(f".{target.stem}.tmp.keras")
+    try:
+        folding.fold(model).save(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folding.plan(model).decisions
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bn import ops
+from keras_bn import ops, structure
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 Array = NDArray[np.float64]
@@ -39,19 +39,34 @@ class Affine:
         """What a BN layer does at inference, its activation aside.
 
         `gamma / sqrt(Var[x] + epsilon) x + (beta - gamma E[x] / sqrt(...))`
+
+        Raises:
+            Blocked: If its variance is not positive.
         """
 
         def double(weight: Any) -> Array:
             return np.asarray(weight, np.float64)
 
-        slope = 1.0 / np.sqrt(double(layer.moving_variance) + layer.epsilon)
-        if layer.gamma is not None:
-            slope = slope * double(layer.gamma)
+        variance = double(layer.moving_variance) + layer.epsilon
+        if not (variance > 0).all():
+            raise Blocked("its variance is not positive")
+        slope = 1.0 / np.sqrt(variance)
+        gamma = structure.gamma(layer)
+        if gamma is not None:
+            slope = slope * double(gamma)
         shift = -double(layer.moving_mean) * slope
         if layer.beta is not None:
             shift = shift + double(layer.beta)
         axes = ops.canonical_axes(layer.axis, rank, name="axis")
         return cls(rank, axes, slope, shift)
+
+    def equals(self, other: "Affine") -> bool:
+        """Whether both are the same map."""
+        return (
+            self.axes == other.axes
+            and np.array_equal(self.slope, other.slope)
+            and np.array_equal(self.shift, other.shift)
+        )
 
     def parts(self, axis: int, sizes: Sequence[int | None]) -> list["Affine"]:
         """The maps of the pieces of `x` that an axis is cut into.

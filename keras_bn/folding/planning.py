@@ -3,24 +3,23 @@
 
 A BN layer's map is pushed against the flow of data, to the linear layers that
 make its input, and where that fails with the flow, to those that read its
-output. On the way it passes layers that do nothing at inference and BN layers
-that are folded themselves, and is cut up where tensors are joined. It has to
-arrive at a linear layer on every branch, and nothing else may read a tensor
-that changes by it.
+output. On the way it passes layers that do nothing at inference, pooling and BN
+layers that are folded themselves, and is cut up where tensors are joined. It
+has to arrive at a linear layer on every branch, at the same one for each of its
+calls, and nothing else may read a tensor that changes by it.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import keras
 
 from keras_bn import structure
-from keras_bn.folding import graph
+from keras_bn.folding import graph, passing
 from keras_bn.folding.affine import Affine, Blocked, Layer
 from keras_bn.folding.einsum import Einsum
 from keras_bn.folding.graph import Call
-from keras_bn.folding.linear import Grouped, Linear, channel_axis
+from keras_bn.folding.linear import Grouped, Linear
 
 layers = keras.layers
 
@@ -38,23 +37,6 @@ _LINEAR: dict[type[Layer], type[Linear]] = {
     layers.SeparableConv1D: Grouped,
     layers.SeparableConv2D: Grouped,
 }
-#: Do nothing at inference.
-_IDENTITIES = (
-    layers.ActivityRegularization,
-    layers.AlphaDropout,
-    layers.Dropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.Identity,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-)
-_ZERO_PADDINGS = (
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +67,10 @@ class Edit:
     behind: bool
 
 
+#: A call of a linear layer, and the map that it would take in.
+_Taker = tuple[Call, Affine]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What to do with a model.
@@ -102,30 +88,33 @@ class Plan:
 
 def plan(model: keras.Model) -> Plan:
     """Decides for every BN layer of a built model; changes nothing."""
+    structure.require_built(model)
     planner = _Planner()
-    calls = {
-        call.layer: call
-        for call in graph.calls(model)
-        if structure.is_batch_normalization(call.layer)
-    }
-    for call in calls.values():
-        planner.fold(call, behind=True)
+    norms: dict[Layer, list[Call]] = {}
+    for call in graph.calls(model):
+        if structure.is_batch_normalization(call.layer):
+            norms.setdefault(call.layer, []).append(call)
+    for calls in norms.values():
+        planner.fold(calls, behind=True)
     # From the end, so that a map can pass BN layers that are folded after it.
-    for call in reversed(calls.values()):
-        if call.layer not in planner.folded:
-            planner.fold(call, behind=False)
-    decisions = [planner.decision(call) for call in calls.values()]
+    for layer, calls in reversed(norms.items()):
+        if layer not in planner.folded:
+            planner.fold(calls, behind=False)
+    decisions = [planner.decision(calls[0]) for calls in norms.values()]
     decisions += [
-        Decision(layer.name, reason="it is inside a layer without a graph")
-        for layer in structure.batch_normalizations(model)
-        if layer not in calls
+        Decision(layer.name, reason=reason)
+        for layer, reason in _out_of_reach(model)
+        if layer not in norms
     ]
     return Plan(decisions, frozenset(planner.folded), planner.edits)
 
 
-def activation(norm: Layer) -> Any:
-    """The activation of a BN layer, which Keras' has none of."""
-    return getattr(norm, "activation", None)
+def _out_of_reach(model: keras.Model) -> Iterator[tuple[Layer, str]]:
+    for layer in structure.sublayers(model):
+        if structure.is_batch_normalization(layer):
+            yield layer, "it is inside a layer without a graph"
+        elif isinstance(layer, structure.BATCH_NORMALIZATIONS):
+            yield layer, f"its class, {type(layer).__name__}, is another"
 
 
 def linear(layer: Layer) -> Linear:
@@ -139,23 +128,26 @@ class _Planner:
         self.edits: dict[Layer, list[Edit]] = {}
         self._refusals: dict[Layer, list[str]] = {}
 
-    def fold(self, norm: Call, *, behind: bool) -> None:
-        """Folds a BN layer into those it reads, or those that read it."""
+    def fold(self, norms: Sequence[Call], *, behind: bool) -> None:
+        """Folds a BN layer into those it reads, or those that read it.
+
+        Args:
+            norms: All its calls.
+            behind: Whether into those it reads.
+        """
+        layer = norms[0].layer
         try:
-            affine = _affine(norm)
-            if behind:
-                found = list(self._makers(norm.sources[0], affine))
-            elif activation(norm.layer) is None:
-                found = list(self._readers(norm, affine))
-            else:
-                raise Blocked("it has an activation of its own")
+            found = [
+                pair for norm in norms for pair in self._takers(norm, behind)
+            ]
+            _require_alike(found)
         except Blocked as blocked:
-            self._refusals.setdefault(norm.layer, []).append(str(blocked))
+            self._refusals.setdefault(layer, []).append(str(blocked))
             return
-        for call, part in found:
-            edits = self.edits.setdefault(call.layer, [])
-            edits.append(Edit(part, behind))
-        self.folded[norm.layer] = tuple(call.path for call, _ in found)
+        takers = {call.layer: (call.path, part) for call, part in found}
+        for taker, (_, part) in takers.items():
+            self.edits.setdefault(taker, []).append(Edit(part, behind))
+        self.folded[layer] = tuple(path for path, _ in takers.values())
 
     def decision(self, norm: Call) -> Decision:
         """What has become of a BN layer."""
@@ -163,16 +155,32 @@ class _Planner:
         refusals = dict.fromkeys(self._refusals.get(norm.layer, ()))
         return Decision(norm.path, into, "" if into else "; ".join(refusals))
 
-    def _makers(
-        self, call: Call, affine: Affine
-    ) -> Iterator[tuple[Call, Affine]]:
+    def _takers(self, norm: Call, behind: bool) -> Iterator[_Taker]:
+        """The linear layers that a call of a BN layer can be folded into."""
+        if norm.training:
+            raise Blocked("it is called with training=True")
+        affine = Affine.of(norm.layer, len(norm.shape))
+        if behind:
+            found = self._makers(norm.sources[0], affine)
+        elif structure.activation(norm.layer) is None:
+            found = self._readers(norm, affine)
+        else:
+            raise Blocked("it has an activation of its own")
+        for taker, part in found:
+            _require_same_precision(taker, norm)
+            yield taker, part
+
+    def _makers(self, call: Call, affine: Affine) -> Iterator[_Taker]:
         """The linear layers that make a tensor, with the map for each."""
-        _require_single_call(call)
         if len(call.readers) != 1 or call.is_output:
             raise Blocked(f"{call.kind}, which it reads, is read elsewhere too")
-        if self._passes(call):
-            yield from self._makers(call.sources[0], affine)
-        elif type(call.layer) is layers.Concatenate:
+        if call.sources:
+            source = call.sources[0]
+            before = self._across(call, affine, rank=len(source.shape))
+            if before:
+                yield from self._makers(source, before)
+                return
+        if type(call.layer) is layers.Concatenate:
             axis = call.layer.axis % affine.rank
             sizes = [source.shape[axis] for source in call.sources]
             parts = affine.parts(axis, sizes)
@@ -184,16 +192,14 @@ class _Planner:
         else:
             raise Blocked(f"{call.kind}, which it reads, is not linear")
 
-    def _readers(
-        self, call: Call, affine: Affine
-    ) -> Iterator[tuple[Call, Affine]]:
+    def _readers(self, call: Call, affine: Affine) -> Iterator[_Taker]:
         """The linear layers that read a tensor, with the map for each."""
         if call.is_output:
             raise Blocked(f"{call.kind} is an output of the model")
         for reader in call.readers:
-            _require_single_call(reader)
-            if self._passes(reader) or _pads_with(reader, affine):
-                yield from self._readers(reader, affine)
+            after = self._across(reader, affine, rank=len(reader.shape))
+            if after:
+                yield from self._readers(reader, after)
             elif type(reader.layer) in _LINEAR:
                 kind = _LINEAR[type(reader.layer)]
                 kind.require_before(reader.layer, affine)
@@ -201,32 +207,30 @@ class _Planner:
             else:
                 raise Blocked(f"{reader.kind}, which reads it, is not linear")
 
-    def _passes(self, call: Call) -> bool:
-        """Whether its output will be its input, at inference."""
-        layer = call.layer
-        if layer in self.folded:
-            return activation(layer) is None
-        if type(layer) is layers.Activation:
-            return layer.activation is keras.activations.linear
-        return type(layer) in _IDENTITIES and not call.training
+    def _across(
+        self, call: Call, affine: Affine, *, rank: int
+    ) -> Affine | None:
+        """See `passing.across`; a BN layer that is folded is not there."""
+        if call.layer in self.folded:
+            left = structure.activation(call.layer)
+            return affine if left is None else None
+        return passing.across(call, affine, rank=rank)
 
 
-def _affine(norm: Call) -> Affine:
-    _require_single_call(norm)
-    if norm.training:
-        raise Blocked("it is called with training=True")
-    return Affine.of(norm.layer, len(norm.shape))
+def _require_same_precision(taker: Call, norm: Call) -> None:
+    theirs, own = taker.layer.compute_dtype, norm.layer.compute_dtype
+    if theirs != own:
+        raise Blocked(f"{taker.kind} computes in {theirs}, it in {own}")
 
 
-def _require_single_call(call: Call) -> None:
-    if call.times > 1:
-        raise Blocked(f"{call.kind} is called {call.times} times")
-
-
-def _pads_with(call: Call, affine: Affine) -> bool:
-    """Whether it adds zeros that the map leaves zeros."""
-    return (
-        type(call.layer) in _ZERO_PADDINGS
-        and not affine.shift.any()
-        and affine.axes == (channel_axis(call.layer, affine.rank),)
-    )
+def _require_alike(takers: Sequence[_Taker]) -> None:
+    """Raises `Blocked` unless each takes the same map in all its calls."""
+    maps: dict[Layer, list[Affine]] = {}
+    for call, part in takers:
+        maps.setdefault(call.layer, []).append(part)
+    for call, part in takers:
+        parts = maps[call.layer]
+        if len(parts) != call.times:
+            raise Blocked(f"{call.kind} is called elsewhere too")
+        if not part.equals(parts[0]):
+            raise Blocked(f"{call.kind} would need another map in each call")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing, reading, and what lies between: tags, layouts, cut files."""
+
+import json
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from analysis import event_file, layout, readers, summaries
+from analysis.table import Row, Run, Table
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = summaries.Writer(tmp_path / "run" / "analysis")
+    writer.open(0)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def run(tmp_path, writer):
+    """The folder of a run with a curve of three points."""
+    for step in (0, 10, 20):
+        writer.scalar("a/b/c", step / 4, step=step)
+    writer.flush()
+    folder = tmp_path / "run"
+    (folder / "recipe.json").write_text('{"recipe": {"norm": "batch"}}')
+    return folder
+
+
+def accumulated(folder):
+    reader = event_accumulator.EventAccumulator(
+        str(folder), size_guidance={"tensors": 0}
+    )
+    return reader.Reload()
+
+
+def test_tags_have_no_separators_in_names_of_layers():
+    assert summaries.tag("m", "block/a", "s") == "m/block_a/s"
+    assert summaries.percentile_name(2.5) == "p2.5"
+    assert summaries.percentile_name(15.0) == "p15"
+
+
+def test_tensorboard_reads_what_was_written(writer):
+    writer.scalar("x", 1.5, step=7)
+    writer.histogram("h", np.arange(10), step=7)
+    writer.text("t", "**why**", step=7)
+    writer.flush()
+    reader = accumulated(writer.folder)
+    (event,) = reader.Tensors("x")
+    assert (event.step, event.tensor_proto.float_val[0]) == (7, 1.5)
+    plugins = {
+        tag: reader.SummaryMetadata(tag).plugin_data.plugin_name
+        for tag in reader.Tags()["tensors"]
+    }
+    assert plugins == {"x": "scalars", "h": "histograms", "t": "text"}
+
+
+def test_the_reader_gives_back_every_point(run):
+    table = readers.read(run.parent)
+    assert table.rows() == [
+        Row("run", "analysis", "a/b/c", step, step / 4) for step in (0, 10, 20)
+    ]
+    assert table.runs["run"].recipe == {"norm": "batch"}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30, 60])
+def test_a_file_that_was_cut_off_is_read_up_to_there(run, cut):
+    (path,) = event_file.event_files(run / "analysis")
+    path.write_bytes(path.read_bytes()[:-cut])
+    points = [step for _, step, _ in event_file.scalars(run / "analysis")]
+    assert points in ([0], [0, 10])
+
+
+def test_a_run_that_goes_on_drops_what_came_after(run):
+    folder = run / "analysis"
+    writer = summaries.Writer(folder)
+    writer.open(10)
+    writer.scalar("a/b/c", 99.0, step=20)
+    writer.close()
+    points = [(step, x) for _, step, x in event_file.scalars(folder)]
+    assert points == [(0, 0.0), (10, 2.5), (20, 99.0)]
+    assert not list(folder.glob("tmp.*"))
+
+
+def test_files_are_in_order_though_the_clock_is_set_back(run, monkeypatch):
+    folder = run / "analysis"
+    monkeypatch.setattr(event_file.time, "time", lambda: 1000.0)
+    writer = summaries.Writer(folder)
+    writer.open(20)
+    writer.scalar("a/b/c", 1.0, step=30)
+    writer.close()
+    steps = [step for _, step, _ in event_file.scalars(folder)]
+    assert steps == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize("contents", ["{", "[1]", "3"])
+def test_a_damaged_recipe_is_one_clear_error(run, contents):
+    (run / "recipe.json").write_text(contents)
+    with pytest.raises(readers.ReadError, match=r"recipe.json is damaged"):
+        readers.read(run)
+
+
+def test_a_folder_without_runs_is_one_clear_error(tmp_path):
+    with pytest.raises(readers.ReadError, match="holds no runs"):
+        readers.read(tmp_path)
+
+
+def test_a_closed_writer_takes_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="is not open"):
+        summaries.Writer(tmp_path).scalar("x", 1.0, step=0)
+
+
+def test_the_later_of_two_values_counts():
+    rows = [Row("r", "train", "x", 1, 1.0), Row("r", "train", "x", 1, 2.0)]
+    table = Table([Run("r", {}, {}, {})], rows)
+    steps, values = table.series("r", "train", "x")
+    assert (steps.tolist(), values.tolist()) == ([1], [2.0])
+    with pytest.raises(KeyError, match="has no train curve y"):
+        table.series("r", "train", "y")
+
+
+def test_a_layout_shows_charts_in_the_order_given(writer):
+    bands = [
+        layout.Band(name, f"{name}/p15", f"{name}/p50", f"{name}/p85")
+        for name in ("first", "second")
+    ]
+    lines = [layout.Lines("all", ["a/s1", "a.b/s2"])]
+    page = layout.layout(
+        [
+            layout.Category("bands", bands),
+            layout.Category("lines", lines),
+            layout.Category("nothing", []),
+        ]
+    )
+    # TensorBoard turns margin charts round.
+    titles = [[c.title for c in part.chart] for part in page.category]
+    assert titles == [["second", "first"], ["all"]]
+    # Tags are regular expressions that match from the start.
+    (chart,) = page.category[1].chart
+    assert list(chart.multiline.tag) == ["a/s1$", r"a\.b/s2$"]
+    writer.layout(page)
+    writer.flush()
+    reader = accumulated(writer.folder)
+    (event,) = reader.Tensors("custom_scalars__config__")
+    written = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert json.dumps(str(written)) == json.dumps(str(page))
