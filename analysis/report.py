@@ -174,7 +174,9 @@ def _pairs(table: Table) -> list[tuple[str, str, str]]:
     }
     pairs = []
     for run in table.runs.values():
-        if run.recipe.get("norm") == "batch" and key(run) in without:
+        of_figure1 = run.recipe.get("model", "mlp") == "mlp"
+        with_bn = run.recipe.get("norm") == "batch"
+        if of_figure1 and with_bn and key(run) in without:
             label = f"{run.recipe['dataset']}, seed {run.recipe['seed']}"
             pairs.append((run.name, without[key(run)].name, label))
     return pairs
