@@ -106,6 +106,7 @@ class Turns:
         self._processor: list[float] = []
 
     def __call__(self) -> None:
+        """Takes the batches of one turn."""
         started = time.process_time()
         for _ in self._batches:
             pass
