@@ -11,7 +11,7 @@ LOCK := requirements/dev.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz check format bench report dashboard lock clean
+.PHONY: help run test slow soak fuzz check format bench report dashboard lock clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -32,7 +32,13 @@ run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
 	@echo "See every curve of the two runs: make dashboard"
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not slow'
+
+slow: $(READY)  ## Run the tests that take long, with real processes too
+	$(BIN)/python -m pytest -m slow
+
+soak: $(READY)  ## Kill one run 300 times, compare with an uninterrupted one
+	$(BIN)/python -m tests.faults.soak
 
 fuzz: $(READY)  ## Draw 2,000 new examples for the property tests
 	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile=nightly

@@ -19,7 +19,7 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from analysis import event_file, readers, summaries
-from analysis.figures import figure1, jacobians
+from analysis.figures import figure1, figure2, jacobians
 from analysis.table import Run, Table
 
 FLAGS = flags.FLAGS
@@ -66,6 +66,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     _write_images(Path(logdir), pictures)
     return [
         *_text_table(key_figures(table)),
+        *_text_table(_variants(table)),
         *missing,
         f"Written: {folder / 'index.html'}, "
         + ", ".join(f"{picture.name}.png" for picture in pictures),
@@ -139,7 +140,23 @@ def _draw(table: Table) -> tuple[list[Picture], list[str]]:
                 continue
             file_name = f"{name}-{label.replace(', seed ', '-')}"
             pictures.append(Picture(file_name, caption, _png(drawn)))
+    if "inception" in figure2.runs_of(table):
+        caption = (
+            "Fig. 2 of the paper, at the scale of these runs: test accuracy of "
+            "Inception and its batch-normalized variants; a diamond where one "
+            "is as good as Inception ever gets."
+        )
+        pictures.append(
+            Picture("figure2", caption, _png(figure2.figure(table)))
+        )
     return pictures, missing
+
+
+def _variants(table: Table) -> list[list[str]]:
+    """The table of Fig. 3 beside the printed one; empty without such runs."""
+    if "inception" not in figure2.runs_of(table):
+        return []
+    return figure2.cells(figure2.rows(table))
 
 
 def _pairs(table: Table) -> list[tuple[str, str, str]]:
@@ -157,7 +174,9 @@ def _pairs(table: Table) -> list[tuple[str, str, str]]:
     }
     pairs = []
     for run in table.runs.values():
-        if run.recipe.get("norm") == "batch" and key(run) in without:
+        of_figure1 = run.recipe.get("model", "mlp") == "mlp"
+        with_bn = run.recipe.get("norm") == "batch"
+        if of_figure1 and with_bn and key(run) in without:
             label = f"{run.recipe['dataset']}, seed {run.recipe['seed']}"
             pairs.append((run.name, without[key(run)].name, label))
     return pairs
@@ -190,6 +209,8 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
 
 
 def _text_table(rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -209,8 +230,15 @@ def _page(table: Table, pictures: list[Picture], missing: list[str]) -> str:
     )
     notes = "".join(f"<li>{html.escape(line)}</li>" for line in missing)
     recipes = "\n".join(_recipe_html(run) for run in table.runs.values())
+    variants = _variants(table)
     return _PAGE.substitute(
         table=_html_table(key_figures(table)),
+        variants=(
+            "<h2>Fig. 3: steps to Inception's best</h2>"
+            f'<div class="wide">{_html_table(variants)}</div>'
+            if variants
+            else ""
+        ),
         figures=figures,
         missing=f"<h2>Missing</h2><ul>{notes}</ul>" if notes else "",
         recipes=recipes,
@@ -268,6 +296,7 @@ details { margin: .5rem 0; } summary { cursor: pointer; }
 <p>Test accuracy after some numbers of steps, and the first evaluation at or
 above a threshold.</p>
 <div class="wide">$table</div>
+$variants
 <h2>Figures</h2>
 $figures
 $missing

@@ -318,9 +318,9 @@ class BatchNormalization(keras.layers.Layer):
             initializer=initializer,
             trainable=False,
             autocast=False,
-            # Replicas that are not synchronized differ; the default would
-            # keep the statistics of the first.
-            aggregation="mean",
+            # Replicas that are not synchronized differ, and have to tell each
+            # other; those that are have the same statistics already.
+            aggregation="only_first_replica" if self.synchronized else "mean",
         )
 
     def call(

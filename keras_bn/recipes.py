@@ -271,8 +271,9 @@ FIG1_KERAS = FIG1_BN.replace(recipe="fig1_keras", norm="keras")
 # the initial rates, "momentum", "exponential decay", and what the BN variants
 # change. Not stated, and taken from GoogLeNet (Szegedy et al. 2014), from which
 # this network comes: momentum .9, decay by 4% every 8 epochs (320,000 steps of
-# 32), dropout 40%, L2 4e-5 as in its published training code. Expected on
-# ImageNet: steps to 72.2% of 31.0M, 13.3M, 2.1M and 2.7M for the first four.
+# 32), dropout 40%. L2: the 4e-5 of TensorFlow's published Inception code, which
+# counts half of the square where Keras counts all of it. Expected on ImageNet:
+# steps to 72.2% of 31.0M, 13.3M, 2.1M and 2.7M for the first four.
 INCEPTION = Recipe(
     recipe="inception",
     model="inception",

@@ -128,6 +128,10 @@ def describe(recipe: Recipe, dataset: Dataset) -> str:
         f"trainable weights   {_trainable_size(model):>12,}",
         f"device              {start(recipe)[0]:>12}",
     ]
+    if recipe.model == "inception":
+        for name, sizes in models.output_sizes(model):
+            lines.append(f"  {name:<18}{' x '.join(map(str, sizes)):>14}")
+        return "\n".join(lines)
     for layer in model.layers:
         size = sum(math.prod(weight.shape) for weight in layer.weights)
         lines.append(f"  {layer.name:<18}{layer.output.shape!s:>14}{size:>10,}")
@@ -213,6 +217,32 @@ def _learning_rate(recipe: Recipe) -> Any:
     )
 
 
+def restore(folder: RunFolder, dataset: Dataset) -> tuple[keras.Model, int]:
+    """The model of a run, with the weights of its newest checkpoint.
+
+    Args:
+        folder: The run's folder.
+        dataset: The data that its recipe names.
+
+    Returns:
+        The model and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: If there is no checkpoint that can be read.
+        RunFolderError: If the folder holds no run.
+    """
+    model = build_model(
+        folder.read_recipe(),
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+    )
+    model.optimizer.build(model.trainable_variables)
+    saved = checkpoints.Checkpoints(folder.checkpoints, model, {})
+    if saved.newest < 0:
+        raise CheckpointError(f"{folder.path} has no checkpoint")
+    return model, saved.restore()
+
+
 def run(
     recipe: Recipe,
     dataset: Dataset,
@@ -253,7 +283,7 @@ def run(
         model = build_model(
             recipe, input_shape=dataset.input_shape, classes=dataset.classes
         )
-    steps = _make_steps(recipe, dataset, model, strategy)
+    steps = make_steps(recipe, dataset, model, strategy)
     if recipe.population_statistics:
         batches = _training_batches(recipe, dataset, 0, (0, 1))
         statistics = PopulationStatistics(
@@ -474,9 +504,17 @@ def _strategy(recipe: Recipe) -> Any:
     return strategies.make(recipe.strategy, replicas=recipe.replicas)
 
 
-def _make_steps(
+def make_steps(
     recipe: Recipe, dataset: Dataset, model: keras.Model, strategy: Any
-) -> execution.Steps:
+) -> Any:
+    """The steps of a run, as of `keras_bn.backend.execution.Steps`.
+
+    Args:
+        recipe: What to train.
+        dataset: The data that it names.
+        model: Its model, made within the strategy's scope.
+        strategy: Where to train.
+    """
     if recipe.strategy == "one_device" and isinstance(dataset, ArrayDataset):
         return execution.ResidentSteps(
             model,

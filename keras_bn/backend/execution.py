@@ -177,6 +177,11 @@ class StreamedSteps:
         """See `Steps`."""
         return next(iter(self._train_part(step, (0, 1))))[0]
 
+    def train_graph(self) -> Any:
+        """The graph of a training step, for those who count operations."""
+        batch = next(self._distributed(lambda part: self._train_part(0, part)))
+        return self._train_step.get_concrete_function(*batch).graph
+
     def _distributed(self, part: Callable[[tuple[int, int]], Any]) -> Any:
         """Iterates over what every replica of this process gets."""
         total = self._strategy.num_replicas_in_sync
@@ -194,7 +199,7 @@ class StreamedSteps:
             self._strategy.distribute_datasets_from_function(of_this_process)
         )
 
-    def _everywhere(self, step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _everywhere(self, step: Callable[..., Tensor]) -> Any:
         """The step on all replicas; the result is the same on each."""
         strategy = self._strategy
 

@@ -19,7 +19,8 @@ CROPS = (1, 10, 144)
 #: Sides that an image's short side is scaled to, over that of a crop
 #: (Szegedy et al. 2014: 256, 288, 320 and 352 over 224).
 SCALES = (256 / 224, 288 / 224, 320 / 224, 352 / 224)
-#: Share of the area and aspect ratio of a training crop, likewise.
+#: Share of the area and aspect ratio of a training crop, likewise. TensorFlow
+#: draws heights evenly, so that small areas come more often than large ones.
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 #: What a JPEG decoder can shrink an image by, for less work than decoding it.

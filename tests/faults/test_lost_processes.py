@@ -11,6 +11,8 @@ import pytest
 
 from tests.faults import processes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of trained runs, by themselves and together, as in Fig. 4.
+
+    python -m analysis.evaluate --runs=runs/a,runs/b --data_dir=DIR --crops=144
+
+Each run is restored from its newest checkpoint and classifies the test images
+of its data set. With 10 or 144 crops, the class probabilities of all views of
+an image are averaged; an ensemble averages those of its members (section 4.2.3
+of the paper).
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from absl import app, flags
+from numpy.typing import NDArray
+
+from keras_bn import data, training
+from keras_bn.recipes import Recipe
+from keras_bn.run_folder import RunFolder, RunFolderError, write_json
+
+FLAGS = flags.FLAGS
+CROPS = (1, 10, 144)
+
+
+def probabilities(
+    model: keras.Model, batches: Any, *, total: int, progress: str = ""
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Class probabilities of every image, means over its views.
+
+    Args:
+        model: A model of logits, or of several with logits first.
+        batches: Yields inputs `[N, ...]`, or `[N, crops, ...]`, and labels.
+        total: Number of images, for the progress.
+        progress: What to say while counting; empty to be silent.
+
+    Returns:
+        `[N, classes]` and labels `[N]`.
+    """
+    rank = len(model.inputs[0].shape)
+    found, labels, count = [], [], 0
+    for inputs, targets in batches.as_numpy_iterator():
+        views = inputs[:, None] if inputs.ndim == rank else inputs
+        flat = views.reshape(-1, *views.shape[2:])
+        logits = [
+            _logits(model, flat[first : first + 256])
+            for first in range(0, len(flat), 256)
+        ]
+        p = np.asarray(keras.ops.softmax(np.concatenate(logits)), np.float64)
+        found.append(p.reshape(*views.shape[:2], -1).mean(1))
+        labels.append(targets)
+        count += len(targets)
+        if progress:
+            print(
+                f"\r{progress}: {count:,}/{total:,} images",
+                end="" if count < total else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def top(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int32], k: int
+) -> float:
+    """Share of images whose label is among the `k` most probable classes."""
+    chosen = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float(np.mean((chosen == labels[:, None]).any(1)))
+
+
+def evaluate(
+    runs: Sequence[str | Path],
+    *,
+    data_dir: str | Path | None = None,
+    crops: int = 1,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """A row per run, and one for all together if there are several.
+
+    Args:
+        runs: Folders of runs on one data set.
+        data_dir: As of `train.py`.
+        crops: Views of each image, one of `CROPS`.
+        progress: Whether to count images on standard error.
+
+    Returns:
+        `name`, `step`, `crops`, `top_1`, `top_5`: shares of test images.
+
+    Raises:
+        ValueError: If the runs are of different data, or there are none.
+    """
+    folders = [RunFolder(Path(run)) for run in runs]
+    recipes = [folder.read_recipe() for folder in folders]
+    dataset = _dataset(recipes, data_dir, crops)
+    rows, every = [], []
+    for folder, recipe in zip(folders, recipes, strict=True):
+        model, step = training.restore(folder, dataset)
+        options = {"crops": crops} if crops > 1 else {}
+        p, labels = probabilities(
+            model,
+            dataset.test(batch_size=max(1, 512 // crops), **options),
+            total=dataset.test_examples,
+            progress=folder.path.name if progress else "",
+        )
+        every.append(p)
+        rows.append(_row(recipe.recipe, step, crops, p, labels))
+    if len(every) > 1:
+        name = f"ensemble of {len(every)}"
+        rows.append(_row(name, None, crops, np.mean(every, 0), labels))
+    return rows
+
+
+def _logits(model: keras.Model, x: NDArray[np.float32]) -> Any:
+    outputs = model.predict_on_batch(x)
+    return outputs[0] if isinstance(outputs, list) else outputs
+
+
+def _row(
+    name: str,
+    step: int | None,
+    crops: int,
+    p: NDArray[np.float64],
+    labels: NDArray[np.int32],
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "step": step,
+        "crops": crops,
+        "top_1": top(p, labels, 1),
+        "top_5": top(p, labels, 5),
+    }
+
+
+def _dataset(
+    recipes: Sequence[Recipe], data_dir: str | Path | None, crops: int
+) -> Any:
+    if crops not in CROPS:
+        raise ValueError(
+            f"crops must be one of {', '.join(map(str, CROPS))}. "
+            f"Received: crops={crops}"
+        )
+    sources = {(recipe.dataset, recipe.image_size) for recipe in recipes}
+    if len(sources) != 1:
+        raise ValueError(
+            "runs must be of one data set and image size. Received: "
+            + (", ".join(f"{n} at {s}" for n, s in sorted(sources)) or "none")
+        )
+    ((name, size),) = sources
+    dataset = data.load(name, data_dir=data_dir, image_size=size)
+    if crops > 1 and len(dataset.input_shape) != 3:
+        raise ValueError(
+            f"crops are taken of colour images. Received: dataset={name}"
+        )
+    return dataset
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table, errors as in the paper's Fig. 4."""
+    lines = [
+        "| model | step | crops | top-1 error | top-5 error |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        step = "" if row["step"] is None else f"{row['step']:,}"
+        lines.append(
+            f"| {row['name']} | {step} | {row['crops']} | "
+            f"{1 - row['top_1']:.2%} | {1 - row['top_5']:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Evaluates; returns the exit code."""
+    try:
+        if argv[1:]:
+            raise ValueError(f"only flags are taken. Received: {argv[1]}")
+        rows = evaluate(
+            FLAGS.runs, data_dir=FLAGS.data_dir, crops=int(FLAGS.crops)
+        )
+        if FLAGS.output:
+            write_json(Path(FLAGS.output), rows)
+    except ValueError as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    except (
+        data.DataError,
+        RunFolderError,
+        training.CheckpointError,
+        OSError,
+    ) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    print(table(rows))
+    return 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a wrong one ends with one line and exit code 2."""
+    try:
+        return list(FLAGS(argv))
+    except flags.Error as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("runs", [], "folders of runs, comma separated")
+    flags.DEFINE_string("data_dir", None, "folder of the data set's files")
+    flags.DEFINE_enum("crops", "1", [*map(str, CROPS)], "views of an image")
+    flags.DEFINE_string("output", None, "JSON file to write")
+    app.run(main, flags_parser=_parse)

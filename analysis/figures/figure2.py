@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fig. 2 and the table of Fig. 3: the variants of section 4.2 over steps."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.table import Table
+
+#: In the paper's order; the last two are the failures it reports.
+VARIANTS = (
+    ("inception", "Inception"),
+    ("bn_baseline", "BN-Baseline"),
+    ("bn_x5", "BN-x5"),
+    ("bn_x30", "BN-x30"),
+    ("bn_x5_sigmoid", "BN-x5-Sigmoid"),
+    ("inception_x5", "Inception x5"),
+    ("inception_sigmoid", "Inception-Sigmoid"),
+)
+#: Steps to Inception's best accuracy, and best accuracy, on ImageNet.
+PRINTED = {
+    "inception": ("31.0M", "72.2%"),
+    "bn_baseline": ("13.3M", "72.7%"),
+    "bn_x5": ("2.1M", "73.0%"),
+    "bn_x30": ("2.7M", "74.8%"),
+    "bn_x5_sigmoid": ("-", "69.8%"),
+    "inception_x5": ("-", "diverged"),
+    "inception_sigmoid": ("-", "at chance"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of Fig. 3.
+
+    Attributes:
+        variant: Name of the recipe, without its data set.
+        name: As the paper calls it.
+        run: Name of the run.
+        steps_to_best: First evaluated step at which it is as good as
+            Inception ever gets; `None` if it never is.
+        best: Its best test accuracy.
+        last_step: The last step evaluated.
+    """
+
+    variant: str
+    name: str
+    run: str
+    steps_to_best: int | None
+    best: float
+    last_step: int
+
+
+def runs_of(table: Table) -> dict[str, str]:
+    """Runs of the variants, in the paper's order: variant to run."""
+    found = {}
+    for variant, _ in VARIANTS:
+        for run in table.runs.values():
+            name = str(run.recipe.get("recipe", ""))
+            known = name in (variant, f"cifar10_{variant}")
+            if known and table.has(run.name, "validation", "accuracy"):
+                found[variant] = run.name
+    return found
+
+
+def rows(table: Table) -> list[Row]:
+    """The table of Fig. 3.
+
+    Raises:
+        KeyError: If there is no run of Inception without BN.
+    """
+    runs = runs_of(table)
+    if "inception" not in runs:
+        raise KeyError("no run of the recipe inception")
+    _, accuracy = table.series(runs["inception"], "validation", "accuracy")
+    goal = accuracy.max()
+    result = []
+    for variant, name in VARIANTS:
+        if variant not in runs:
+            continue
+        steps, accuracy = table.series(runs[variant], "validation", "accuracy")
+        reached = steps[accuracy >= goal]
+        result.append(
+            Row(
+                variant,
+                name,
+                runs[variant],
+                int(reached[0]) if len(reached) else None,
+                float(accuracy.max()),
+                int(steps[-1]),
+            )
+        )
+    return result
+
+
+def cells(table_rows: Sequence[Row]) -> list[list[str]]:
+    """The table, its head first, beside what the paper prints."""
+    head = [
+        "model",
+        "steps to Inception's best",
+        "best accuracy",
+        "printed: steps",
+        "printed: best",
+    ]
+    return [
+        head,
+        *(
+            [
+                row.name,
+                "-" if row.steps_to_best is None else f"{row.steps_to_best:,}",
+                f"{row.best:.2%}",
+                *PRINTED[row.variant],
+            ]
+            for row in table_rows
+        ),
+    ]
+
+
+def figure(table: Table) -> Figure:
+    """Test accuracy over training steps, a line per variant.
+
+    Raises:
+        KeyError: If there is no run of Inception without BN.
+    """
+    result, axes = style.panels(1, 1, width=6.5, height=4)
+    panel = axes[0][0]
+    names = dict(VARIANTS)
+    for row in rows(table):
+        steps, accuracy = table.series(row.run, "validation", "accuracy")
+        failed = row.variant.startswith("inception_")
+        (line,) = panel.plot(
+            steps,
+            accuracy,
+            ":" if failed else "-",
+            label=names[row.variant],
+        )
+        if row.steps_to_best is not None:
+            best = accuracy[list(steps).index(row.steps_to_best)]
+            panel.plot(row.steps_to_best, best, "D", color=line.get_color())
+    panel.set_ylabel("test accuracy")
+    style.step_axis(panel)
+    result.legend(loc="outside right center", frameon=False)
+    return result

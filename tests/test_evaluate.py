@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from analysis import evaluate
+from keras_bn import training
+from keras_bn.data import digits
+from keras_bn.recipes import Recipe
+from keras_bn.run_folder import open_run_folder
+
+RECIPE = Recipe(
+    width=8, steps=40, evaluate_every=40, measures=(), checkpoint_every=40
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders and results of two runs on the bundled digits."""
+    found = {}
+    for seed in range(2):
+        path = tmp_path_factory.mktemp("runs") / f"seed{seed}"
+        recipe = RECIPE.replace(seed=seed)
+        with open_run_folder(path, recipe) as folder:
+            _, found[path] = training.run(
+                recipe, digits.load(), folder=folder, progress=False
+            )
+    return found
+
+
+def test_top_k_against_counting_by_hand():
+    p = np.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3], [0.2, 0.2, 0.6]])
+    labels = np.array([1, 2, 0], np.int32)
+    assert evaluate.top(p, labels, 1) == pytest.approx(1 / 3)
+    assert evaluate.top(p, labels, 2) == pytest.approx(1)
+
+
+def test_runs_have_the_accuracy_of_their_last_evaluation(runs):
+    rows = evaluate.evaluate(list(runs), progress=False)
+    for row, result in zip(rows, runs.values(), strict=False):
+        assert row["top_1"] == pytest.approx(result.final["val_accuracy"])
+        assert row["top_1"] <= row["top_5"] <= 1
+    assert [row["name"] for row in rows] == [
+        "fig1_bn",
+        "fig1_bn",
+        "ensemble of 2",
+    ]
+
+
+def test_the_ensemble_is_the_mean_probability(runs):
+    (*_, ensemble) = evaluate.evaluate(list(runs), progress=False)
+    dataset = digits.load()
+    logits = [
+        training.restore(evaluate.RunFolder(path), dataset)[0].predict(
+            dataset.x_test, verbose=0
+        )
+        for path in runs
+    ]
+    mean = sum(np.asarray(keras.ops.softmax(x)) for x in logits)
+    expected = np.mean(mean.argmax(1) == dataset.y_test)
+    assert ensemble["top_1"] == pytest.approx(expected)
+
+
+def test_views_of_an_image_are_averaged():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.layers[0].set_weights([np.eye(2), np.zeros(2)])
+    views = np.array([[[3.0, 0.0], [0.0, 1.0]]], np.float32)
+
+    class Batches:
+        def as_numpy_iterator(self):
+            yield views, np.array([0], np.int32)
+
+    p, labels = evaluate.probabilities(model, Batches(), total=1)
+    each = np.exp(views[0]) / np.exp(views[0]).sum(1, keepdims=True)
+    np.testing.assert_allclose(p, [each.mean(0)], rtol=1e-6)
+    assert labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--runs="], 2, "Received: none"),
+        (["--crops=3"], 2, "crops"),
+        (["--runs=nothing"], 1, "holds no recipe"),
+        (["extra"], 2, "Received: extra"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path, arguments, code, message):
+    result = subprocess.run(
+        [sys.executable, "-m", "analysis.evaluate", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**evaluate.os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    lines = [x for x in result.stderr.splitlines() if x.startswith("evaluate:")]
+    assert (result.returncode, len(lines)) == (code, 1)
+    assert message in lines[0]
+
+
+def test_the_command_prints_a_table_and_writes_json(runs, tmp_path):
+    output = tmp_path / "e.json"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "analysis.evaluate"),
+            f"--runs={','.join(map(str, runs))}",
+            f"--output={output}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[0].startswith("| model | step |")
+    assert len(json.loads(output.read_text())) == 3

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from analysis.figures import figure2
+from analysis.table import Row, Run, Table
+
+ACCURACIES = {
+    "inception": (0.2, 0.3, 0.4, 0.38),
+    "bn_baseline": (0.3, 0.4, 0.5, 0.5),
+    "bn_x5": (0.45, 0.5, 0.6, 0.6),
+    "inception_sigmoid": (0.1, 0.1, 0.1, 0.1),
+}
+
+
+@pytest.fixture
+def table():
+    runs = [
+        Run(f"run-{name}", {"recipe": f"cifar10_{name}"}, {}, {})
+        for name in ACCURACIES
+    ]
+    rows = [
+        Row(f"run-{name}", "validation", "accuracy", 100 * i, accuracy)
+        for name, accuracies in ACCURACIES.items()
+        for i, accuracy in enumerate(accuracies, start=1)
+    ]
+    return Table(runs, rows)
+
+
+def test_steps_to_the_best_of_inception(table):
+    found = {r.variant: (r.steps_to_best, r.best) for r in figure2.rows(table)}
+    assert found == {
+        "inception": (300, 0.4),
+        "bn_baseline": (200, 0.5),
+        "bn_x5": (100, 0.6),
+        "inception_sigmoid": (None, 0.1),
+    }
+
+
+def test_the_table_stands_beside_the_printed_one(table):
+    _, first, *_, last = figure2.cells(figure2.rows(table))
+    assert first == ["Inception", "300", "40.00%", "31.0M", "72.2%"]
+    assert last == ["Inception-Sigmoid", "-", "10.00%", "-", "at chance"]
+
+
+def test_a_line_for_every_variant(table):
+    (panel,) = figure2.figure(table).axes
+    labels = panel.get_legend_handles_labels()[1]
+    assert labels == ["Inception", "BN-Baseline", "BN-x5", "Inception-Sigmoid"]
+
+
+def test_without_inception_there_is_nothing_to_reach():
+    with pytest.raises(KeyError, match="no run of the recipe inception"):
+        figure2.rows(Table([], []))
