@@ -71,6 +71,34 @@ def _text(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw_section2(path: Path) -> None:
+    """The figure of claims 4 to 6."""
+    from analysis.claims import centering
+    from analysis.claims.result import Settings
+    from analysis.figures import section2
+
+    settings = Settings(seed=FLAGS.seed)
+    centered = centering.example(settings)
+    divided = centering.example(settings, divides=True)
+    paths = {
+        "mean ignored, centering only": (centered, False),
+        "mean and deviation ignored": (divided, False),
+        "full gradient": (divided, True),
+    }
+    biases = {
+        name: layer.descend(1000, full=full)
+        for name, (layer, full) in paths.items()
+    }
+    losses = {
+        name: [paths[name][0].loss(b) for b in path]
+        for name, path in biases.items()
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    drawn = section2.figure(biases, losses)
+    drawn.savefig(temporary, format="png", dpi=150)
+    temporary.replace(path)
+
+
 def main(argv: list[str]) -> int:
     """Runs; returns the exit code."""
     numbers = range(1, 18)
@@ -93,6 +121,8 @@ def main(argv: list[str]) -> int:
         rows = run(only)
         if FLAGS.output:
             write_json(Path(FLAGS.output), rows)
+        if FLAGS.figure:
+            draw_section2(Path(FLAGS.figure))
     except (data.DataError, OSError) as error:
         print(f"claims: {error}", file=sys.stderr)
         return 1
@@ -119,4 +149,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "of everything that is drawn")
     flags.DEFINE_string("data_dir", None, "folder of mnist.npz; else digits")
     flags.DEFINE_string("output", None, "JSON file to write")
+    flags.DEFINE_string("figure", None, "PNG of claims 4 to 6 to write")
     app.run(main, flags_parser=_parse)
