@@ -26,7 +26,7 @@ def served(logdir, paths):
     ingester.start()
     server = board._make_server()
     try:
-        client = Client(server._app)
+        client = Client(server.app)
         return [
             json.loads(client.get(f"/data/plugin/{path}").get_data())
             for path in paths
