@@ -42,6 +42,9 @@ EXACT_WORK = 2e9
 #: Restarts of `"iterative"`, of some 20 products each, before it gives up.
 MOST_RESTARTS = 200
 
+#: Largest values asked for beyond those that are wanted.
+SPARE = 10
+
 
 def jacobian_spectrum(
     function_or_layer: Callable[[Any], Any] | keras.layers.Layer,
@@ -255,10 +258,13 @@ def _end(operator: LinearOperator, k: int, end: str, seed: int) -> Array:
             f"({size}). Received: k={k}"
         )
     start = np.random.default_rng(seed).normal(size=size)
+    # A value that occurs many times may be found too few times, and the next
+    # one come in its place; more are asked for than are given.
+    asked = min(k + SPARE, size - 1) if end == "largest" else k
     try:
         values = svds(
             operator,
-            k,
+            asked,
             which="LM" if end == "largest" else "SM",
             v0=start.astype(operator.dtype),
             maxiter=MOST_RESTARTS,
@@ -270,7 +276,7 @@ def _end(operator: LinearOperator, k: int, end: str, seed: int) -> Array:
             f"enough to be found in {MOST_RESTARTS} restarts; method lanczos "
             "gives their density"
         ) from None
-    return np.sort(values)[::-1]
+    return np.sort(values)[::-1][:k]
 
 
 def _tall(operator: LinearOperator) -> LinearOperator:
