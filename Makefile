@@ -53,8 +53,14 @@ format: $(READY)  ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure speed and precision against the peers
+bench: $(READY)  ## Measure speed, memory and precision against the peers
+	$(BIN)/python -m benchmarks.layer
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.collectives
+	$(if $(DATA_DIR),$(BIN)/python -m benchmarks.input_pipeline --data_dir=$(DATA_DIR))
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.folding --architectures=MobileNetV2,ResNet50,DenseNet121,NASNetMobile
 

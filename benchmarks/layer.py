@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seconds of one layer: ours against Keras' layer and the fused kernel.
 
-    python -m benchmarks.layer
+    python -m benchmarks.layer --output=docs/results/layer.json
+    python -m benchmarks.layer --markdown=docs/results/layer.json
 
-Each contestant runs ten times within one graph, and every time on what the
-time before left, so that nothing can be left out or taken out of the loop.
-The contestants take turns; medians.
+Each contestant runs ten times within one graph, one after the other: every time
+the gradient of the time before is the input and its output the cotangent, so
+that nothing can be left out or done side by side. Backward is the gradients of
+input, gamma and beta. The contestants take turns; medians. `--markdown` prints
+what a file holds and measures nothing.
 
 - `ours`, `keras`: the layers, moving averages included; `.. xla`: the same
   compiled by XLA as a whole;
@@ -17,9 +20,10 @@ The contestants take turns; medians.
 
 import functools
 import importlib.util
-import math
+import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -32,7 +36,9 @@ from benchmarks import measure
 
 FLAGS = flags.FLAGS
 Tensor = Any
+Row = dict[str, Any]
 
+PASSES = ("forward", "forward+backward", "inference")
 SHAPES = (
     (60, 100),
     (256, 1024),
@@ -53,12 +59,16 @@ CASES = (
 
 
 def fused(
-    gamma: Tensor, beta: Tensor, *, shape: Sequence[int], training: bool
+    *, shape: Sequence[int], training: bool
 ) -> Callable[[Tensor], Tensor]:
     """The kernel as a layer; channels last only."""
     channels = shape[-1]
-    mean = tf.Variable(tf.zeros(channels))
-    variance = tf.Variable(tf.ones(channels))
+    gamma, beta = (
+        tf.Variable(tf.ones(channels)),
+        tf.Variable(tf.zeros(channels)),
+    )
+    mean = tf.Variable(tf.zeros(channels), trainable=False)
+    variance = tf.Variable(tf.ones(channels), trainable=False)
 
     def run(x: Tensor) -> Tensor:
         y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -111,26 +121,23 @@ def repeated(
     backward: bool,
     jit_compile: bool = False,
 ) -> Callable[[], object]:
-    """`REPEATS` runs, each on the output and the gradient of the last."""
+    """`REPEATS` runs, each on the gradient and the output of the last."""
 
-    def once(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        if not backward:
-            return function(x), dy
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = function(x)
-        return y, tape.gradient(y, x, output_gradients=dy)
-
-    @tf.function(jit_compile=jit_compile)
-    def run(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        # Both are returned, or XLA would leave the backward pass out.
-        _, x, dy = tf.while_loop(
-            lambda i, *_: i < REPEATS,
-            lambda i, x, dy: (i + 1, *once(x, dy)),
-            [0, x, dy],
-            parallel_iterations=1,
-        )
-        return x, dy
+    @tf.function(autograph=False, jit_compile=jit_compile)
+    def run(x: Tensor, dy: Tensor) -> list[Tensor]:
+        of_parameters: list[Tensor] = []
+        for _ in range(REPEATS):
+            if not backward:
+                x = function(x)
+                continue
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x)
+            sources = [x, *tape.watched_variables()]
+            found = tape.gradient(y, sources, output_gradients=dy)
+            x, dy = found[0], y
+            of_parameters += found[1:]
+        return [x, dy, *of_parameters]
 
     return lambda: run(x, dy)
 
@@ -182,15 +189,14 @@ def contestants(
     run = functools.partial(repeated, x=x, dy=dy, backward=backward)
     ours, theirs = keras_bn.BatchNormalization, keras.layers.BatchNormalization
     result = {
-        "copy": repeated(tf.negative, x, dy, backward=False),
+        "copy": repeated(_copy, x, dy, backward=False),
         "ours": run(make(ours)),
         "ours xla": run(make(ours), jit_compile=True),
         "keras": run(make(theirs)),
         "keras xla": run(make(theirs), jit_compile=True),
     }
     if policy == "float32" and axis == -1:
-        ones, zeros = tf.ones(shape[-1]), tf.zeros(shape[-1])
-        kernel = fused(ones, zeros, shape=shape, training=training)
+        kernel = fused(shape=shape, training=training)
         after = keras.activations.get(activation)
         result["fused"] = run(lambda x: after(kernel(x)))
         if importlib.util.find_spec("torch"):
@@ -203,60 +209,102 @@ def contestants(
     return result
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """Of positive numbers."""
-    return math.exp(statistics.fmean(map(math.log, values)))
+def _copy(x: Tensor) -> Tensor:
+    return tf.raw_ops.DeepCopy(x=x)
 
 
-def main(_: list[str]) -> None:
-    """Measures, prints tables, writes the JSON."""
-    results: list[dict[str, Any]] = []
-    for pass_ in ("forward", "forward+backward", "inference"):
-        print(f"\n{pass_}: seconds of ours / seconds of the other")
-        print(f"{'':16}{'shape':20}{'ours, us':>10}{'copies':>8}", end="")
-        columns = ("keras", "keras xla", "ours xla", "fused", "torch")
-        print("".join(f"{name:>11}" for name in columns))
+def measured(rounds: int) -> Iterator[Row]:
+    """Measures every case; one row each, seconds of one run by name."""
+    for pass_ in PASSES:
         for name, shape, axis, policy, activation in CASES:
             seconds = measure.interleaved(
                 contestants(shape, axis, policy, activation, pass_),
-                rounds=FLAGS.rounds,
+                rounds=rounds,
             )
-            ours = seconds["ours"]
-            print(
-                f"{name:16}{shape!s:20}{ours / REPEATS * 1e6:10.0f}"
-                f"{ours / seconds['copy']:8.1f}"
-                + "".join(
-                    f"{ours / seconds[c]:11.2f}" if c in seconds else f"{'':11}"
-                    for c in columns
-                ),
-                flush=True,
-            )
-            results.append(
-                {
-                    "pass": pass_,
-                    "case": name,
-                    "shape": list(shape),
-                    "seconds": {n: s / REPEATS for n, s in seconds.items()},
-                }
-            )
-    for pass_ in ("forward", "forward+backward", "inference"):
+            yield {
+                "pass": pass_,
+                "case": name,
+                "shape": list(shape),
+                "seconds": {n: s / REPEATS for n, s in seconds.items()},
+            }
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for each pass, and one of geometric means."""
+    return "\n\n".join(
+        [*(_table(rows, pass_) for pass_ in PASSES), _summary(rows)]
+    )
+
+
+def _table(rows: Sequence[Row], pass_: str) -> str:
+    others = ["keras", "keras xla", "ours xla", "fused"]
+    others += ["torch"] * any("torch" in row["seconds"] for row in rows)
+    lines = [
+        f"**{pass_}**, seconds of ours over seconds of the other:",
+        "",
+        f"| | shape | ours, µs | copies | {' | '.join(others)} |",
+        f"| --- | --- |{' ---: |' * (2 + len(others))}",
+    ]
+    for row in rows:
+        if row["pass"] != pass_:
+            continue
+        seconds = row["seconds"]
+        cells = [
+            f"{seconds['ours'] * 1e6:,.0f}",
+            f"{seconds['ours'] / seconds['copy']:.1f}",
+            *(
+                f"{seconds['ours'] / seconds[o]:.2f}" if o in seconds else ""
+                for o in others
+            ),
+        ]
+        lines.append(
+            f"| {row['case']} | {row['shape']} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    lines = [
+        "Geometric mean, and the largest:",
+        "",
+        "| | ours / keras, 6 shapes | ours / fused, 4 shapes of rank 4 |",
+        "| --- | ---: | ---: |",
+    ]
+    for pass_ in PASSES:
         for case in ("float32", "relu"):
+            cells = []
             for other, ranks in (("keras", (2, 4)), ("fused", (4,))):
                 ratios = [
                     row["seconds"]["ours"] / row["seconds"][other]
-                    for row in results
+                    for row in rows
                     if (row["pass"], row["case"]) == (pass_, case)
                     and len(row["shape"]) in ranks
                 ]
-                print(
-                    f"{pass_}, {case}, {len(ratios)} shapes, ours / {other}: "
-                    f"geometric mean {geometric_mean(ratios):.2f}, "
-                    f"largest {max(ratios):.2f}"
-                )
-    measure.write(FLAGS.output, results)
+                mean = statistics.geometric_mean(ratios)
+                cells.append(f"{mean:.2f} ({max(ratios):.2f})")
+            lines.append(f"| {pass_}, {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    """Measures, writes the JSON, prints the tables."""
+    if FLAGS.markdown:
+        contents = json.loads(Path(FLAGS.markdown).read_text("utf-8"))
+        print(markdown(contents["results"]))
+        return
+    rows = []
+    for row in measured(FLAGS.rounds):
+        rows.append(row)
+        ratio = row["seconds"]["ours"] / row["seconds"]["keras"]
+        print(
+            row["pass"], row["case"], row["shape"], f"{ratio:.2f}", flush=True
+        )
+    measure.write(FLAGS.output, rows)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 15, "turns of each", lower_bound=1)
     flags.DEFINE_string("output", "build/bench/layer.json", "file to write")
+    flags.DEFINE_string("markdown", None, "file of results to print")
     app.run(main)

@@ -81,9 +81,7 @@ def contestants(
         "keras": lambda: layer.layer(
             keras.layers.BatchNormalization, **options
         ),
-        "fused": lambda: layer.fused(
-            tf.ones(shape[-1]), tf.zeros(shape[-1]), shape=shape, training=True
-        ),
+        "fused": lambda: layer.fused(shape=shape, training=True),
     }
     return {
         name: layer.repeated(stack(make, depth), x, dy, backward=True)

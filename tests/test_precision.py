@@ -13,6 +13,8 @@ from tests import layers
 
 #: Layouts of values per feature: shape and the axes of the values.
 LAYOUTS = {
+    "rows-1k": ((1024, 4), (0,)),
+    "rows-7k": ((7168, 4), (0,)),
     "rows-16k": ((16_384, 4), (0,)),
     "rows-524k": ((524_288, 4), (0,)),
     "maps-16k": ((16, 32, 32, 4), (0, 1, 2)),
