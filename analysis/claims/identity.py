@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claim 2: scale and shift keep what the layer can represent.
+
+Section 3: "by setting gamma = sqrt(Var[x]) and beta = E[x], we could recover
+the original activations". With epsilon, gamma = sqrt(Var[x] + eps).
+"""
+
+import numpy as np
+
+from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.z_score import inputs
+from keras_bn import ops
+
+EPSILON = 1e-3
+DTYPES = ("float64", "float32")
+
+
+def measure(setting: Setting) -> Result:
+    """Largest error of the identity, relative to the largest input."""
+    figures = {
+        f"{dtype}: |y - x| / max |x|": max(
+            error(x, dtype) for x in inputs(setting.seed).values()
+        )
+        for dtype in DTYPES
+    }
+    return Result(
+        figures=figures,
+        holds=all(
+            value < 8 * np.finfo(dtype).eps
+            for dtype, value in zip(DTYPES, figures.values(), strict=True)
+        ),
+    )
+
+
+def error(x: np.ndarray, dtype: str) -> float:
+    """Of batch normalization with the gamma and beta that undo it."""
+    x = x.astype(dtype)
+    wide = x.astype(np.float64)
+    gamma = np.sqrt(wide.var(0) + EPSILON).astype(dtype)
+    beta = wide.mean(0).astype(dtype)
+    y, _, _ = ops.batch_norm(x, gamma, beta, axes=0, epsilon=EPSILON)
+    difference = np.abs(np.asarray(y, np.float64) - wide)
+    return float(difference.max() / np.abs(wide).max())
+
+
+CLAIM = Claim(
+    number=2,
+    title="scale and shift can undo the normalization",
+    section="3",
+    expected="y = x to rounding with gamma = sqrt(var + eps), beta = mean",
+    measure=measure,
+)
