@@ -2,10 +2,8 @@
 """Runs that several claims look at: each is trained once and found again."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
-
 import keras
 
 from analysis import callbacks, readers, schedules
@@ -31,7 +29,7 @@ class Runs:
         logdir: str | Path,
         *,
         data_dir: str | None = None,
-        say: Any = lambda line: None,
+        say: Callable[[str], None],
     ) -> None:
         self._logdir = Path(logdir)
         self._say = say

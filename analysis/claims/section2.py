@@ -10,7 +10,7 @@ the normalization were done outside of it.
     symbol  shape         here
     v       [m, units]    the layer's input, fixed
     w, b    [units]       what is learnt
-    t       [m, units]    targets; the loss is mean_i sum_units (x_hat - t)^2 / 2
+    t       [m, units]    targets; loss = mean_i sum_units (x_hat - t)^2 / 2
 
 With constants, dl/db = mean_i(x_hat - t) / s, s being 1 or sqrt(Var[x]): as
 mean(x_hat) = 0, that is -mean(t) / s, whatever b is. So b moves by
@@ -88,7 +88,7 @@ class Path:
 
 
 def data(seed: int) -> tuple[Array, Array]:
-    """v and t, `[m, units]`: features that differ, far from mean 0."""
+    """V and t, `[m, units]`: features that differ, far from mean 0."""
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.2, 0.8, UNITS)
     v = rng.normal(3, 1, UNITS) + spread * rng.normal(size=(EXAMPLES, UNITS))
@@ -102,9 +102,7 @@ def start(seed: int) -> Array:
     return np.stack([np.ones(UNITS), b])
 
 
-def gradient(
-    layer: Layer, v: Array, t: Array
-) -> Callable[[Array], Array]:
+def gradient(layer: Layer, v: Array, t: Array) -> Callable[[Array], Array]:
     """Returns dl/d(w, b) as a function of the weights `[2, units]`."""
     products = autodiff.Products(layer.losses)
     fixed = autodiff.tensor(v), autodiff.tensor(t)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claim 6: why b explodes, and when scaling makes that worse.
+
+Section 2: b "will grow indefinitely while the loss remains fixed. This problem
+can get worse if the normalization not only centers but also scales".
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.claims import section2
+from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.section2 import Layer, Path
+from analysis.figures import bias
+
+LAYERS = {
+    "centered": Layer(),
+    "divided by std": Layer(scaled=True),
+    "divided by std, w learnt too": Layer(scaled=True, learns_weight=True),
+    "full gradient": Layer(full=True),
+    "full gradient, divided by std": Layer(full=True, scaled=True),
+}
+
+
+def paths(seed: int) -> dict[str, Path]:
+    """1,000 steps of each layer, from the same start."""
+    return {name: section2.descend(each, seed) for name, each in LAYERS.items()}
+
+
+def measure(setting: Setting) -> Result:
+    """How far b goes in 1,000 steps, how straight, and what the loss does."""
+    found = paths(setting.seed)
+    centered, scaled, learnt, full, full_scaled = found.values()
+    v, _ = section2.data(setting.seed)
+    speed = scaled.distance[-1] / centered.distance[-1]
+    growth = np.linalg.norm(learnt.w[-1]) / np.linalg.norm(learnt.w[0])
+    full_distance = max(full.distance.max(), full_scaled.distance.max())
+    change = max(float(np.ptp(p.loss)) for p in found.values())
+    figures = {
+        "||b - b_0||, centered": float(centered.distance[-1]),
+        "its distance from a straight line": bend(centered),
+        "speed with division by std": float(speed),
+        "std of x, largest": float(v.std(0).max()),
+        "growth of w, divided by std": float(growth),
+        "||b - b_0||, full gradient": float(full_distance),
+        "change of the loss, largest": change,
+    }
+    return Result(
+        figures=figures,
+        holds=centered.distance[-1] > 10
+        and max(bend(centered), bend(scaled)) < 1e-9
+        and speed > 1
+        and growth > 2
+        and full_distance < 1e-9
+        and change < 1e-9,
+        note="b moves by rate * mean(t) / std: faster with the division only "
+        "where std < 1, as here; but then w runs away too",
+    )
+
+
+def bend(path: Path) -> float:
+    """Largest distance of b from linear growth, over its whole way."""
+    share = np.linspace(0, 1, len(path.b))[:, None]
+    straight = path.b[0] + share * (path.b[-1] - path.b[0])
+    return float(np.abs(path.b - straight).max() / path.distance[-1])
+
+
+def draw(setting: Setting) -> Figure:
+    """How far b has gone, and the loss, over the steps."""
+    found = paths(setting.seed)
+    shown = ("centered", "divided by std", "full gradient")
+    return bias.explosion(
+        {name: found[name].distance for name in shown},
+        {name: found[name].loss for name in shown},
+    )
+
+
+CLAIM = Claim(
+    number=6,
+    title="question 3: why b then explodes",
+    section="2",
+    expected="in 1,000 steps b grows linearly at a constant loss (1e-9), "
+    "faster with division by a std < 1; with the full gradient it stays",
+    measure=measure,
+    draw=draw,
+)
