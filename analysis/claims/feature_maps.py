@@ -49,9 +49,9 @@ def measure(setting: Setting) -> Result:
     return Result(
         figures=figures,
         holds=figures["gamma and beta, each"] == MAPS
-        and figures["|mean - that of m*p*q values|"] < 1e-6
-        and figures["|variance / (m' / (m'-1) * biased) - 1|"] < 1e-6
-        and figures["|mean of y|, per map"] < 1e-6
+        and figures["|mean - that of m*p*q values|"] < 1e-12
+        and figures["|variance / (m' / (m'-1) * biased) - 1|"] < 1e-12
+        and figures["|mean of y|, per map"] < 1e-12
         and figures["|mean of y|, per place of a map"] > 0.01,
         note="per place the mean is not 0: places share their map's statistics",
     )
@@ -66,6 +66,6 @@ CLAIM = Claim(
     title="convolutions: statistics over batch and places of a map",
     section="3.2",
     expected="32 x 5 x 5 = 800 values, one gamma and beta per map; statistics "
-    "of all values of a map (1e-6); factor 800/799",
+    "of all values of a map (1e-12); factor 800/799",
     measure=measure,
 )
