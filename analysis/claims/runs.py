@@ -56,6 +56,13 @@ class Runs:
         folder = run_folder.RunFolder(self._logdir / self._train(recipe))
         return training.restore(folder, self.dataset(recipe.dataset))[0]
 
+    def untrained(self, recipe: Recipe) -> keras.Model:
+        """The network of a recipe at its first step."""
+        dataset = self.dataset(recipe.dataset)
+        return training.build_model(
+            recipe, input_shape=dataset.input_shape, classes=dataset.classes
+        )
+
     def _train(self, recipe: Recipe) -> str:
         """Trains unless that was done; returns the run's name."""
         name = run_name(recipe)

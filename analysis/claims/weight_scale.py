@@ -14,10 +14,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import autodiff
+from analysis import autodiff, probes
 from analysis.claims import training
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.measures import gradients
 from keras_bn import ops
+from keras_bn.recipes import Recipe
 
 FACTORS = tuple(10.0**power for power in range(-3, 4))
 EPSILON = 1e-3
@@ -80,21 +82,23 @@ def layer(u: Any, w: Any, epsilon: float) -> Any:
 
 
 def weight_growth(setting: Setting) -> list[float]:
-    """Norm of the hidden weights over their first, at each rate, with BN."""
-    recipes = [training.recipe(setting, learning_rate=rate) for rate in RATES]
-    table = setting.runs.table(recipes)
+    """Norm of the trained hidden weights over their first, at each rate."""
     return [
-        float(
-            np.mean(
-                [
-                    table.series(run, "analysis", tag)[1][-1]
-                    for tag in table.tags(run, "analysis")
-                    if tag.startswith("weights/hidden") and "growth" in tag
-                ]
-            )
-        )
-        for run in table.runs
+        growth(setting, training.recipe(setting, learning_rate=rate))
+        for rate in RATES
     ]
+
+
+def growth(setting: Setting, recipe: Recipe) -> float:
+    """Mean over the hidden layers."""
+    first = setting.runs.untrained(recipe)
+    last = setting.runs.model(recipe)
+    names = [layer.name for layer in probes.linear_layers(first)][:-1]
+    norms = [
+        [gradients.norm([model.get_layer(name).kernel]) for name in names]
+        for model in (first, last)
+    ]
+    return training.mean(np.divide(norms[1], norms[0]))
 
 
 def _pull(function: Any, dz: Array, inputs: Sequence[Array]) -> Array:
