@@ -36,9 +36,9 @@ def measure(setting: Setting) -> Result:
             norm=norm,
             weight_stddev=0.2,
             learning_rate=0.5,
-            steps=5_000 if setting.full else 2_000,
+            steps=2_000 if setting.full else 500,
             measures=("covariate_shift",),
-            measure_every=100,
+            measure_every=20,
         )
         table = setting.runs.table(recipes)
         for statistic, title in STATISTICS.items():

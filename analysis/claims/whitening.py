@@ -4,7 +4,8 @@
 Section 3 gives up joint whitening (covariance I) as too costly and normalizes
 each feature, which takes scales away and leaves correlations. Measured on the
 pre-activations W u of each hidden layer: the distance of their covariance from
-I, before BN, after it (gamma = 1, beta = 0), and after PCA whitening.
+a multiple of I, before BN, after it (gamma = 1, beta = 0), and after PCA
+whitening.
 """
 
 import keras
@@ -31,7 +32,7 @@ def measure(setting: Setting) -> Result:
     figures: dict[str, float] = {}
     layers = [ways(values) for values in preactivations(model, inputs)]
     for way in layers[0]:
-        spectra = [covariance.covariance_spectrum(each[way]) for each in layers]
+        spectra = [shape(each[way]) for each in layers]
         figures[f"distance from white, {way}"] = training.mean(
             map(covariance.whitening_distance, spectra)
         )
@@ -52,6 +53,12 @@ def preactivations(model: keras.Model, inputs: Array) -> list[Array]:
     places = [Place(model.get_layer(f"{n}_linear"), "outputs") for n in LAYERS]
     found = autodiff.capture(model, places, inputs)()
     return [found[place].astype(np.float64) for place in places]
+
+
+def shape(x: Array) -> Array:
+    """Eigenvalues of the covariance over their mean."""
+    spectrum = covariance.covariance_spectrum(x)
+    return spectrum / spectrum.mean()
 
 
 def ways(x: Array) -> dict[str, Array]:
