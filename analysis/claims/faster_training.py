@@ -64,7 +64,9 @@ def measure(setting: Setting) -> Result:
         figures=figures,
         holds=holds,
         note="the gap at the end is small, and a larger rate narrows the one "
-        "before it" if setting.full else "",
+        "before it"
+        if setting.full
+        else "",
     )
 
 

@@ -14,16 +14,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis import autodiff
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.pullback import Array, pull_back
 from keras_bn import ops
 
 EPSILON = 1e-3
 STEP = 1e-6
 NAMES = ("dx", "dgamma", "dbeta")
-Array = NDArray[np.float64]
 
 
 def measure(setting: Setting) -> Result:
@@ -37,7 +35,9 @@ def measure(setting: Setting) -> Result:
         **_errors("autodiff", ours, plain),
         **_errors("finite differences", ours, numeric),
         "sum- over mean-reduced gradient": float(
-            np.mean([np.mean(a / b) for a, b in zip(ours, of_mean, strict=True)])
+            np.mean(
+                [np.mean(a / b) for a, b in zip(ours, of_mean, strict=True)]
+            )
         ),
     }
     *errors, ratio = figures.values()
@@ -51,10 +51,15 @@ def measure(setting: Setting) -> Result:
 
 
 def values(seed: int) -> tuple[Array, Array, Array, Array]:
-    """x and dy `[8, 5]`, gamma and beta `[5]`."""
+    """X and dy `[8, 5]`, gamma and beta `[5]`."""
     rng = np.random.default_rng(seed)
     x = rng.normal(3, 2, (8, 5)) * rng.uniform(0.5, 2, 5)
-    return x, rng.normal(1, 0.5, 5), rng.normal(size=5), rng.normal(1, 1, (8, 5))
+    return (
+        x,
+        rng.normal(1, 0.5, 5),
+        rng.normal(size=5),
+        rng.normal(1, 1, (8, 5)),
+    )
 
 
 def batch_norm(x: Any, gamma: Any, beta: Any) -> Any:
@@ -73,15 +78,10 @@ def gradients(
     function: Callable[..., Any], x: Array, gamma: Array, beta: Array, dy: Array
 ) -> tuple[Array, ...]:
     """dx, dgamma and dbeta of `sum(dy * function(x, gamma, beta))`."""
-    by_argument: tuple[Callable[..., Any], ...] = (
-        lambda x, gamma, beta: function(x, gamma, beta),
-        lambda gamma, x, beta: function(x, gamma, beta),
-        lambda beta, x, gamma: function(x, gamma, beta),
-    )
-    orders = ((x, gamma, beta), (gamma, x, beta), (beta, x, gamma))
-    return tuple(
-        autodiff.Products(f).backward(dy, *map(autodiff.tensor, order))
-        for f, order in zip(by_argument, orders, strict=True)
+    return (
+        pull_back(function, dy, x, gamma, beta),
+        pull_back(lambda g, x, b: function(x, g, b), dy, gamma, x, beta),
+        pull_back(lambda b, x, g: function(x, g, b), dy, beta, x, gamma),
     )
 
 
@@ -109,7 +109,9 @@ def _errors(
     name: str, ours: tuple[Array, ...], other: tuple[Array, ...]
 ) -> dict[str, float]:
     return {
-        f"{gradient} against {name}": float(np.abs(a - b).max() / np.abs(b).max())
+        f"{gradient} against {name}": float(
+            np.abs(a - b).max() / np.abs(b).max()
+        )
         for gradient, a, b in zip(NAMES, ours, other, strict=True)
     }
 

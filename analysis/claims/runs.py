@@ -4,6 +4,7 @@
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
 import keras
 
 from analysis import callbacks, readers, schedules

@@ -24,12 +24,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis import autodiff
+from analysis.claims.pullback import Array
 from keras_bn import ops
-
-Array = NDArray[np.float64]
 
 EXAMPLES, UNITS = 60, 5
 RATE, STEPS = 0.1, 1000
@@ -109,7 +107,8 @@ def gradient(layer: Layer, v: Array, t: Array) -> Callable[[Array], Array]:
 
     def at(weights: Array) -> Array:
         one = autodiff.tensor(weights[:, None])
-        return products.backward(np.ones(1), one, *fixed)[:, 0]
+        slope = products.backward(np.ones(1), one, *fixed)
+        return slope[:, 0].astype(np.float64)
 
     return at
 

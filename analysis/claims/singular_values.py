@@ -73,9 +73,7 @@ def blocks(
     inputs = autodiff.capture(
         model, [block.entry for block in found], dataset.x_test[:EXAMPLES]
     )()
-    spectra = [
-        jacobian_spectrum(block, inputs[block.entry]) for block in found
-    ]
+    spectra = [jacobian_spectrum(block, inputs[block.entry]) for block in found]
     squares = [np.mean(spectrum.mean_square) for spectrum in spectra]
     return (
         float(np.exp(np.mean(np.log(squares)))),

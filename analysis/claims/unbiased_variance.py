@@ -7,8 +7,6 @@ W u of the first hidden layer on training examples, and the true variance is
 that of all of them at once.
 """
 
-import functools
-
 import keras
 import numpy as np
 from matplotlib.figure import Figure
@@ -69,22 +67,19 @@ def values(setting: Setting) -> Array:
 def errors(x: Array, seed: int) -> Errors:
     """By estimate: relative errors of the variance, `[sizes, features]`."""
     truth = x.var(0, dtype=np.float64)
+    sizes = np.array(SIZES)[:, None]
+    population = np.array([population_variance(x, m) for m in SIZES])
+    unbiased, biased = (
+        np.array([moving_variance(x, m, estimator, seed) for m in SIZES])
+        for estimator in ("unbiased", "biased")
+    )
     estimates = {
-        "m/(m-1) * mean of variances": population_variance,
-        "mean of variances": lambda x, m: (
-            population_variance(x, m) * (m - 1) / m
-        ),
-        "moving average, unbiased": functools.partial(
-            moving_variance, estimator="unbiased", seed=seed
-        ),
-        "moving average, as in Keras": functools.partial(
-            moving_variance, estimator="biased", seed=seed
-        ),
+        "m/(m-1) * mean of variances": population,
+        "mean of variances": population * (sizes - 1) / sizes,
+        "moving average, unbiased": unbiased,
+        "moving average, as in Keras": biased,
     }
-    return {
-        name: np.array([estimate(x, m) / truth - 1 for m in SIZES])
-        for name, estimate in estimates.items()
-    }
+    return {name: each / truth - 1 for name, each in estimates.items()}
 
 
 def population_variance(x: Array, batch_size: int) -> NDArray[np.float64]:
@@ -98,7 +93,7 @@ def population_variance(x: Array, batch_size: int) -> NDArray[np.float64]:
 
 
 def moving_variance(
-    x: Array, batch_size: int, *, estimator: str, seed: int
+    x: Array, batch_size: int, estimator: str, seed: int
 ) -> NDArray[np.float64]:
     """What the layer's moving average is after `UPDATES` random batches."""
     layer = keras_bn.BatchNormalization(moving_variance_estimator=estimator)

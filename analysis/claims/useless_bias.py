@@ -19,6 +19,7 @@ from analysis import autodiff
 from analysis.autodiff import Place
 from analysis.claims import training
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.pullback import Array, pull_back
 from analysis.measures.moments import moments
 from keras_bn import ops
 
@@ -63,21 +64,19 @@ def effect_of_bias(seed: int) -> dict[str, float]:
     def of_beta(beta: Any, u: Any, w: Any, b: Any) -> Any:
         return layer(b, u, w, beta)
 
-    db = _pull(layer, dy, b, u, w, beta)
-    dbeta = _pull(of_beta, dy, beta, u, w, b)
+    db = pull_back(layer, dy, b, u, w, beta)
+    dbeta = pull_back(of_beta, dy, beta, u, w, b)
     change = np.asarray(layer(b, u, w, beta) - layer(0 * b, u, w, beta))
     return {
         "change of BN(Wu + b) by b": float(np.abs(change).max()),
         "|dl/db| over |dl/dbeta|": float(
             np.linalg.norm(db) / np.linalg.norm(dbeta)
         ),
-        "|dl/dbeta - sum of dl/dy|": float(
-            np.abs(dbeta - dy.sum(0)).max()
-        ),
+        "|dl/dbeta - sum of dl/dy|": float(np.abs(dbeta - dy.sum(0)).max()),
     }
 
 
-def quantiles(model: keras.Model, inputs: Any) -> np.ndarray:
+def quantiles(model: keras.Model, inputs: Any) -> Array:
     """Of u and W u without their moments, `[layers, 2, quantiles, units]`."""
     return np.array(
         [
@@ -87,7 +86,7 @@ def quantiles(model: keras.Model, inputs: Any) -> np.ndarray:
     )
 
 
-def standardized_quantiles(values: np.ndarray) -> np.ndarray:
+def standardized_quantiles(values: Array) -> Array:
     """Quantiles of each unit of `[N, units]`, of mean 0 and variance 1."""
     found = moments(values, per_unit=True)
     return np.quantile((values - found.mean) / found.std, QUANTILES, axis=0)
@@ -95,17 +94,12 @@ def standardized_quantiles(values: np.ndarray) -> np.ndarray:
 
 def _captured(
     model: keras.Model, blocks: Sequence[str], inputs: Any
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Array, Array]]:
     for block in blocks:
         linear = model.get_layer(f"{block}_linear")
         u, wu = Place(linear, "inputs"), Place(linear, "outputs")
         found = autodiff.capture(model, [u, wu], inputs)()
-        yield found[u], found[wu]
-
-
-def _pull(function: Any, dy: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
-    tensors = map(autodiff.tensor, inputs)
-    return autodiff.Products(function).backward(dy, *tensors)
+        yield found[u].astype(np.float64), found[wu].astype(np.float64)
 
 
 CLAIM = Claim(

@@ -7,16 +7,15 @@ is the layer with W at eps / a^2. Larger weights get smaller gradients, so their
 growth slows down by itself, at any learning rate.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis import autodiff, probes
+from analysis import probes
 from analysis.claims import training
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.pullback import Array, pull_back
 from analysis.measures import gradients
 from keras_bn import ops
 from keras_bn.recipes import Recipe
@@ -24,7 +23,6 @@ from keras_bn.recipes import Recipe
 FACTORS = tuple(10.0**power for power in range(-3, 4))
 EPSILON = 1e-3
 RATES = (0.1, 0.5, 3.0)
-Array = NDArray[np.float64]
 
 
 def measure(setting: Setting) -> Result:
@@ -66,8 +64,8 @@ def deviations(a: float, epsilon: float, seed: int) -> tuple[float, ...]:
     def parts(w: Array, factor: float) -> tuple[Array, ...]:
         return (
             np.asarray(layer(u, w, epsilon)),
-            _pull(lambda u, w: layer(u, w, epsilon), dz, (u, w)),
-            factor * _pull(lambda w, u: layer(u, w, epsilon), dz, (w, u)),
+            pull_back(lambda u, w: layer(u, w, epsilon), dz, u, w),
+            factor * pull_back(lambda w, u: layer(u, w, epsilon), dz, w, u),
         )
 
     return tuple(
@@ -99,11 +97,6 @@ def growth(setting: Setting, recipe: Recipe) -> float:
         for model in (first, last)
     ]
     return training.mean(np.divide(norms[1], norms[0]))
-
-
-def _pull(function: Any, dz: Array, inputs: Sequence[Array]) -> Array:
-    tensors = map(autodiff.tensor, inputs)
-    return autodiff.Products(function).backward(dz, *tensors)
 
 
 CLAIM = Claim(

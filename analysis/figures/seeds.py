@@ -45,7 +45,9 @@ def figure(
         panel.set_title(title)
         style.step_axis(panel)
     first = axes[0][0]
-    runs = [run for group in panels.values() for r in group.values() for run in r]
+    runs = [
+        run for group in panels.values() for r in group.values() for run in r
+    ]
     if table.runs[runs[0]].recipe["dataset"] == "mnist":
         _add_printed(first)
     first.set_ylabel("test accuracy")
