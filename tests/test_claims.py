@@ -48,7 +48,7 @@ SEEDS = (0, 1, 2)
 def runs(tmp_path_factory, tiny_dataset):
     """Runs on a data set that is learnt within a few steps."""
     found = Runs(tmp_path_factory.mktemp("runs"), say=print)
-    found.dataset = lambda name: tiny_dataset
+    found.dataset = {"digits": tiny_dataset}.__getitem__
     return found
 
 
@@ -58,9 +58,13 @@ def setting(runs, monkeypatch):
     original = training.recipe
 
     def small(setting, **changes):
-        steps = changes.pop("steps", 60)
-        small = original(setting, steps=min(steps, 60), **changes)
-        return small.replace(width=8, batch_size=20, evaluate_every=10)
+        recipe = original(setting, **changes)
+        return recipe.replace(
+            width=8,
+            batch_size=20,
+            steps=40 + recipe.steps // 250,
+            evaluate_every=10,
+        )
 
     monkeypatch.setattr(training, "recipe", small)
     return Setting(runs=runs)
@@ -103,7 +107,7 @@ def test_1_moments_are_those_of_the_z_score(name):
 def test_1_sees_statistics_of_the_wrong_axis(monkeypatch):
     wrong = z_score.ops.batch_norm
     monkeypatch.setattr(
-        z_score.ops, "batch_norm", lambda x, axes, **o: wrong(x, axes=1, **o)
+        z_score.ops, "batch_norm", lambda x, **o: wrong(x, **{**o, "axes": 1})
     )
     assert not CLAIMS[1].measure(arithmetic(0)).holds
 
@@ -162,7 +166,7 @@ def test_5_the_full_gradient_is_the_slope_of_the_loss(scaled):
 
 def test_6_the_division_slows_b_where_the_std_is_large(monkeypatch):
     v, t = section2.data(0)
-    monkeypatch.setattr(section2, "data", lambda seed: (10 * v, t))
+    monkeypatch.setattr(section2, "data", lambda _: (10 * v, t))
     result = CLAIMS[6].measure(arithmetic(0))
     assert result.figures["speed with division by std"] < 1
     assert not result.holds
@@ -185,9 +189,8 @@ def test_7_gradients_are_the_printed_chain():
     found = hand_written_gradients.gradients(
         hand_written_gradients.batch_norm, x, gamma, beta, dy
     )
-    expected = reference.gradients(
-        x, gamma, dy, axes=(0,), epsilon=hand_written_gradients.EPSILON
-    )
+    epsilon = hand_written_gradients.EPSILON
+    expected = reference.backward(x, gamma, (0,), epsilon, dy)
     for ours, printed in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, printed, rtol=1e-10, atol=1e-12)
 
@@ -306,9 +309,13 @@ def test_9_folds_to_the_same_network(setting):
     assert result.figures["BN layers trained"] == 3
 
 
-def test_10_statistics_of_the_target_undo_a_change_of_contrast(setting):
+def test_10_statistics_of_the_target_undo_a_change_of_contrast(
+    setting, monkeypatch
+):
+    contrast = tied_to_statistics.DOMAINS["contrast"]
+    monkeypatch.setattr(tied_to_statistics, "DOMAINS", {"contrast": contrast})
     found = tied_to_statistics.accuracies(setting)
-    assert list(found) == ["clean", *tied_to_statistics.DOMAINS]
+    assert list(found) == ["clean", "contrast"]
     clean, contrast = found["clean"], found["contrast"]
     assert contrast[0] < clean[0] - 0.1
     assert contrast[1] == pytest.approx(clean[1], abs=0.05)
@@ -324,7 +331,7 @@ def test_13_squares_are_those_of_the_matrices(setting):
     recipe = training.recipe(setting, norm="none")
     model = setting.runs.untrained(recipe)
     square, distance = singular_values.blocks(setting, recipe, model)
-    x = setting.runs.dataset("tiny").x_test[: singular_values.EXAMPLES]
+    x = setting.runs.dataset("digits").x_test[: singular_values.EXAMPLES]
     squares, distances = [], []
     for i in (1, 2, 3):
         layer = model.get_layer(f"hidden{i}_linear")
@@ -361,7 +368,7 @@ def test_16_steps_are_the_first_at_the_threshold(setting):
     table = setting.runs.table([recipe])
     run = run_name(recipe)
     steps, values = table.series(run, "validation", "accuracy")
-    for accuracy in (0.5, 0.7):
+    for accuracy in (values.min(), values.max()):
         first = next(
             s for s, v in zip(steps, values, strict=True) if v >= accuracy
         )
@@ -386,7 +393,7 @@ def test_17_compares_the_sweeps(setting):
 
 
 def test_a_complete_run_is_not_trained_again(runs, tiny_recipe, monkeypatch):
-    recipe = tiny_recipe.replace(measures=())
+    recipe = tiny_recipe.replace(measures=(), seed=7)
     first = runs.table([recipe])
     monkeypatch.setattr(runs, "_run", None)
     again = runs.table([recipe])

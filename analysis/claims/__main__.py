@@ -27,6 +27,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from analysis.claims import NUMBERS
 
@@ -92,6 +93,8 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(f"claims: {error}", file=sys.stderr)
         return 2
+    if not FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)
     from keras_bn import data, run_folder, training
 
     try:

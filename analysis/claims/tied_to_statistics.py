@@ -90,7 +90,13 @@ def tune(model: keras.Model, x: Any, y: Any) -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
     )
-    model.fit(x, y, batch_size=len(x), epochs=STEPS, shuffle=False, verbose=0)
+    model.fit(
+        np.concatenate([x] * STEPS),
+        np.concatenate([y] * STEPS),
+        batch_size=len(x),
+        shuffle=False,
+        verbose=0,
+    )
 
 
 def draw(setting: Setting) -> Figure:
