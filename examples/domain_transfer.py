@@ -176,7 +176,8 @@ def draw(runs: list[Any], path: Path) -> None:
         bars.bar(places + 0.25 * i, values, 0.22, label=way, color=color)
     bars.set_xticks(places + 0.25, list(DOMAINS))
     bars.set_ylabel("test accuracy")
-    bars.set_ylim(0, 1.4)
+    bars.set_ylim(0, 1.4)  # Room for the legend.
+    bars.set_yticks(np.linspace(0, 1, 6))
     bars.legend(loc="upper left")
     for name, line in zip(DOMAINS, ("-", "--", "-.", ":"), strict=True):
         values = [mean(runs, name, by_count(count)) for count in COUNTS]
@@ -184,7 +185,7 @@ def draw(runs: list[Any], path: Path) -> None:
     curves.set_xscale("log", base=2)
     curves.set_xlabel("images of the target, without labels")
     curves.set_ylim(0, 1.02)
-    curves.legend(loc="lower right")
+    curves.legend(loc="center right", bbox_to_anchor=(1.0, 0.67))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

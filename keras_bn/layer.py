@@ -28,9 +28,7 @@ class _Batch(NamedTuple):
 
     def usable(self, *, least: int = 1) -> Tensor:
         """Where a moving average may follow; see `moving_averages.usable`."""
-        return moving_averages.usable(
-            self.mean, self.variance, self.count, least=least
-        )
+        return moving_averages.usable(self.variance, self.count, least=least)
 
 
 @keras.saving.register_keras_serializable(package="keras_bn")
@@ -487,11 +485,11 @@ class BatchNormalization(keras.layers.Layer):
         updates = self._updates_of(moving)
         if updates is None:
             momentum = self.momentum if momentum is None else momentum
-            new = moving_averages.exponential(old, value, momentum=momentum)
+            step = moving_averages.exponential(old, value, momentum=momentum)
         else:
-            new = moving_averages.cumulative(old, value, updates=updates.value)
+            step = moving_averages.cumulative(old, value, updates=updates.value)
             updates.assign_add(keras.ops.cast(usable, updates.dtype))
-        moving.assign(new)
+        ops.subtract_in_place(moving, step)
 
     def _updates_of(self, moving: Any) -> Any:
         """How many batches a cumulative average has taken, or `None`."""

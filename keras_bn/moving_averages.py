@@ -13,10 +13,10 @@ Tensor = Any
 
 
 def exponential(moving: Tensor, value: Tensor, *, momentum: float) -> Tensor:
-    """One step of an exponential moving average.
+    """What a step takes off an exponential moving average.
 
-    `momentum * moving + (1 - momentum) * value`, written so that a value equal
-    to the average leaves it exactly where it is.
+    It leaves `momentum * moving + (1 - momentum) * value`; 0 for a value equal
+    to the average.
 
     Args:
         moving: The average so far, any shape and floating dtype.
@@ -25,13 +25,13 @@ def exponential(moving: Tensor, value: Tensor, *, momentum: float) -> Tensor:
             (PyTorch's `momentum` is one minus this).
 
     Returns:
-        The new average.
+        The old average minus the new one.
     """
-    return moving - (moving - value) * (1.0 - momentum)
+    return (moving - value) * (1.0 - momentum)
 
 
 def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
-    """One step of a plain mean over all values so far.
+    """What a step takes off a plain mean over all values so far.
 
     Args:
         moving: The mean of the earlier values, any shape and floating dtype.
@@ -40,27 +40,23 @@ def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
             0 the mean starts from `value`, whatever `moving` is.
 
     Returns:
-        The new mean.
+        The old mean minus the new one.
     """
-    return moving + (value - moving) / (updates + 1.0)
+    return (moving - value) / (updates + 1.0)
 
 
-def usable(
-    mean: Tensor, variance: Tensor, count: Tensor, *, least: int = 1
-) -> Tensor:
+def usable(variance: Tensor, count: Tensor, *, least: int = 1) -> Tensor:
     """Which features have statistics that a moving average may follow.
 
     Args:
-        mean: Mean of a batch, of the feature shape.
-        variance: Variance or standard deviation of the batch, likewise.
+        variance: Variance of a batch, of the feature shape. It is finite only
+            if the mean is.
         count: Number of values behind it, a scalar or of the feature shape.
         least: Values that the statistic needs: 2 for a variance, which is 0
             for a single value whatever the distribution.
 
     Returns:
-        Boolean, of the feature shape: the second moment is finite, and there
-        are enough values.
+        Boolean, of the feature shape: the variance is finite, and there are
+        enough values.
     """
-    second_moment = variance + keras.ops.square(mean)
-    finite = keras.ops.isfinite(second_moment)
-    return keras.ops.logical_and(finite, count >= least)
+    return keras.ops.logical_and(keras.ops.isfinite(variance), count >= least)

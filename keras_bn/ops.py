@@ -181,6 +181,16 @@ def scale_and_shift(
     return backend.scale_and_shift(x, scale, shift, axes=axes)
 
 
+def subtract_in_place(variable: Any, step: Tensor) -> None:
+    """`variable -= step`.
+
+    Args:
+        variable: A Keras variable.
+        step: Of its shape and dtype.
+    """
+    backend.subtract_in_place(variable, step)
+
+
 def require_several_values(count: Tensor) -> None:
     """Fails, where the graph can, if a feature has a single value.
 

@@ -128,6 +128,10 @@ def describe(recipe: Recipe, dataset: Dataset) -> str:
         f"trainable weights   {_trainable_size(model):>12,}",
         f"device              {start(recipe)[0]:>12}",
     ]
+    if recipe.model == "inception":
+        for name, sizes in models.output_sizes(model):
+            lines.append(f"  {name:<18}{' x '.join(map(str, sizes)):>14}")
+        return "\n".join(lines)
     for layer in model.layers:
         size = sum(math.prod(weight.shape) for weight in layer.weights)
         lines.append(f"  {layer.name:<18}{layer.output.shape!s:>14}{size:>10,}")

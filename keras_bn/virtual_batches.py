@@ -59,9 +59,8 @@ def pooled(statistic: Tensor, count: Tensor) -> Tensor:
         `[*features]`; 0 where there are no values at all.
     """
     weights = count * keras.ops.ones_like(statistic)
-    total = keras.ops.sum(weights, axis=0)
-    weighted = keras.ops.sum(weights * statistic, axis=0)
-    return weighted / keras.ops.maximum(total, 1.0)
+    weights /= keras.ops.maximum(keras.ops.sum(weights, axis=0), 1.0)
+    return keras.ops.sum(weights * statistic, axis=0)
 
 
 def largest(count: Tensor, statistic: Tensor) -> Tensor:

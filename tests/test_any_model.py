@@ -163,8 +163,25 @@ def missing(folder):
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("norm", ["ours", "keras", "none"])
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [
+        ("ours", "functional"),
+        ("keras", "sequential"),
+        ("none", "subclassed"),
+        *[
+            pytest.param(norm, kind, marks=pytest.mark.slow)
+            for norm, kind in (
+                ("ours", "sequential"),
+                ("ours", "subclassed"),
+                ("keras", "functional"),
+                ("keras", "subclassed"),
+                ("none", "functional"),
+                ("none", "sequential"),
+            )
+        ],
+    ],
+)
 def test_training_is_bit_identical(tmp_path, kind, norm):
     preset = "full" if norm == "ours" else "standard"
     _, plain = fit(kind, norm=norm)
@@ -180,10 +197,15 @@ def test_training_is_bit_identical(tmp_path, kind, norm):
     "options",
     [
         {"steps_per_execution": 4},
-        {"jit_compile": True},
         {"policy": "mixed_float16"},
-        {"policy": "mixed_bfloat16"},
-        {"run_eagerly": True},
+        *[
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"jit_compile": True},
+                {"policy": "mixed_bfloat16"},
+                {"run_eagerly": True},
+            )
+        ],
     ],
     ids=str,
 )

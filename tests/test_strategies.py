@@ -54,6 +54,7 @@ def assert_close(result, expected, dtype):
         assert error <= TOLERANCES[dtype] * scale, name
 
 
+@pytest.mark.slow
 def test_two_devices(tmp_path, one_device):
     expected, dtype = one_device
     path = tmp_path / "result.npz"
@@ -61,6 +62,7 @@ def test_two_devices(tmp_path, one_device):
     assert_close(result, expected, dtype)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path, one_device):
     expected, dtype = one_device
     workers = [f"localhost:{port}" for port in processes.free_ports(2)]

@@ -74,6 +74,11 @@ def describe(strategy: Strategy) -> str:
     return kind if count == 1 else f"{count} x {kind}"
 
 
+def several_replicas() -> bool:
+    """Whether the strategy in whose scope this is called has several."""
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
 def several_processes(strategy: Strategy) -> bool:
     """Whether other processes train along."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from keras_bn.backend.algorithm1 import (
     Algorithm1,
     Moments,
     Saved,
     expand,
+    rounded_mean,
     statistics_dtype,
 )
 
@@ -196,8 +198,7 @@ def _with_gradient(
             of_all = _over_replicas(dgamma, dbeta, dmean, dvariance)
             return run.input_gradient(dy, kept, *of_all), dgamma, dbeta
 
-        mean = tf.add_n([tf.cast(part, dtype) for part in center])
-        return (y, mean, variance, count), gradient
+        return (y, rounded_mean(center, dtype), variance, count), gradient
 
     return normalize(x, gamma, beta)
 
@@ -208,16 +209,16 @@ def _merged(algorithm: Algorithm1, of_one: Moments, dtype: Any) -> Moments:
     In float64, as means of replicas are subtracted from each other.
     """
     center, variance, count = of_one
-    mean = tf.add_n([tf.cast(part, tf.float64) for part in center])
+    mean = rounded_mean(center, tf.float64)
     count = tf.cast(count, tf.float64)
-    total, all_count = _over_replicas(count * mean, count)
+    all_values, all_count = _over_replicas(count * mean, count)
     m = tf.maximum(all_count, 1.0)
-    all_mean = total / m
+    all_mean = all_values / m
     square = tf.cast(variance, tf.float64) + tf.square(mean - all_mean)
-    (total,) = _over_replicas(count * square)
+    (all_squares,) = _over_replicas(count * square)
     return (
         algorithm.as_center(all_mean, dtype),
-        tf.cast(total / m, dtype),
+        tf.cast(all_squares / m, dtype),
         tf.cast(all_count, dtype),
     )
 
@@ -307,6 +308,14 @@ def away_from_zero(gamma: Tensor) -> Tensor:
     nearest = tf.where(gamma < 0.0, -least, least)
     away = tf.where(tf.abs(gamma) < least, nearest, gamma)
     return gamma + tf.stop_gradient(away - gamma)
+
+
+def subtract_in_place(variable: Any, step: Tensor) -> None:
+    """`variable -= step`: one operation, where Keras' own are two."""
+    if in_stateless_scope():
+        variable.assign(variable.value - step)
+    else:
+        variable.value.assign_sub(step)
 
 
 def require_several_values(count: Tensor) -> None:

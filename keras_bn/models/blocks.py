@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_bn.backend import strategies
 from keras_bn.layer import BatchNormalization
 
 #: The values of `norm`: ours, Keras' own layer, ours with statistics for each
@@ -41,7 +42,10 @@ def normalization(
             axis=(1, 2, 3), synchronized=True, activation=activation, name=name
         )
     if norm == "keras":
-        return keras.layers.BatchNormalization(synchronized=True, name=name)
+        # Where it is alone, Keras computes less exactly if told to synchronize.
+        return keras.layers.BatchNormalization(
+            synchronized=strategies.several_replicas(), name=name
+        )
     if norm == "none":
         return None
     raise ValueError(
