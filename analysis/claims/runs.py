@@ -2,6 +2,7 @@
 """Runs that several claims look at: each is trained once and found again."""
 
 import functools
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -48,9 +49,11 @@ class Runs:
             KeyboardInterrupt: If a signal ended a run.
         """
         names = [self._train(recipe) for recipe in recipes]
-        whole = readers.read(self._logdir)
-        kept = [whole.runs[name] for name in names]
-        return Table(kept, [row for row in whole.rows() if row.run in names])
+        read = [readers.read(self._logdir / name) for name in names]
+        return Table(
+            [run for table in read for run in table.runs.values()],
+            [row for table in read for row in table.rows()],
+        )
 
     def model(self, recipe: Recipe) -> keras.Model:
         """The trained network of a recipe; raises as `table`."""
@@ -68,21 +71,13 @@ class Runs:
         """Trains unless that was done; returns the run's name."""
         name = run_name(recipe)
         path = self._logdir / name
-        if not self._is_complete(path, recipe):
+        if not _is_complete(run_folder.RunFolder(path), recipe):
             self._say(f"training {name}, {recipe.steps:,} steps")
             with run_folder.open_run_folder(
                 path, recipe, resume=True, device=training.start(recipe)[0]
             ) as folder:
                 self._run(recipe, folder)
         return name
-
-    def _is_complete(self, path: Path, recipe: Recipe) -> bool:
-        try:
-            run = readers.read(path).runs[path.name]
-        except readers.ReadError:
-            return False
-        same = Recipe.from_mapping(run.recipe) == recipe
-        return same and run.result.get("steps") == recipe.steps
 
     def _run(self, recipe: Recipe, folder: run_folder.RunFolder) -> None:
         dataset = self.dataset(recipe.dataset)
@@ -102,6 +97,16 @@ class Runs:
         )
         if result.interrupted:
             raise KeyboardInterrupt
+
+
+def _is_complete(folder: run_folder.RunFolder, recipe: Recipe) -> bool:
+    """Whether the run of this very recipe came to its end."""
+    try:
+        there = folder.read_recipe()
+        result = json.loads((folder.path / "result.json").read_text("utf-8"))
+    except (run_folder.RunFolderError, OSError, ValueError):
+        return False
+    return there == recipe and result["steps"] == recipe.steps
 
 
 def run_name(recipe: Recipe) -> str:
