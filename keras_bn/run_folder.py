@@ -70,19 +70,7 @@ class RunFolder:
             self.recipe_file,
             {
                 "recipe": dataclasses.asdict(recipe),
-                "environment": {
-                    "device": device,
-                    "cpu_count": os.cpu_count(),
-                    "platform": platform.platform(),
-                    "python": platform.python_version(),
-                    "versions": {
-                        "keras_bn": __version__,
-                        **{
-                            name: metadata.version(name)
-                            for name in ("tensorflow", "keras", "numpy")
-                        },
-                    },
-                },
+                "environment": environment(device=device),
                 "started": datetime.datetime.now(datetime.UTC).isoformat(
                     timespec="seconds"
                 ),
@@ -231,6 +219,21 @@ def _check_goes_on(folder: RunFolder, asked: Recipe, *, resume: bool) -> None:
             f"the run in {folder.path} has another recipe: "
             f"{'; '.join(different)}"
         )
+
+
+def environment(*, device: str) -> dict[str, Any]:
+    """What figures depend on: device, platform, versions."""
+    names = ("tensorflow", "keras", "numpy")
+    return {
+        "device": device,
+        "cpu_count": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {
+            "keras_bn": __version__,
+            **{name: metadata.version(name) for name in names},
+        },
+    }
 
 
 def write_json(path: Path, contents: Any) -> None:

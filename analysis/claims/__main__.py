@@ -1,129 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the claims and says which hold.
 
-    python -m analysis.claims                       all, in under two minutes
-    python -m analysis.claims --only=4,5,6
-    python -m analysis.claims --full --data_dir=DIR     on MNIST, several seeds
+    python -m analysis.claims                      all, small, within 2 minutes
+    python -m analysis.claims --only=4,5,6 --figures=docs/pictures
+    python -m analysis.claims --full --data_dir=DIR --logdir=runs/claims
 
-Exit code 1 if a claim, as worded, does not hold.
+The last one trains what is long on MNIST, for several seeds; runs that lie
+complete in the log folder are not trained again.
+
+Exit code 0 if all claims hold as worded, 1 if one fails to or cannot be
+measured, 2 for wrong flags.
 """
 
+import contextlib
 import logging
+import math
 import os
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
+from absl import logging as absl_logging
+
+from analysis.claims import NUMBERS
 
 FLAGS = flags.FLAGS
 
 
-def run(only: list[int]) -> list[dict[str, Any]]:
-    """A row per claim; prints each as it comes."""
-    from analysis.claims import CLAIMS, LONG
-    from analysis.claims.result import Settings, path
+def numbers() -> list[int]:
+    """The claims asked for; `ValueError` names one that there is not."""
+    allowed = {str(number): number for number in NUMBERS}
+    for name in FLAGS.only:
+        if name not in allowed:
+            raise ValueError(
+                f"only must be numbers from 1 to {NUMBERS[-1]}. "
+                f"Received: only={name}"
+            )
+    return sorted({allowed[name] for name in FLAGS.only}) or [*NUMBERS]
 
-    # Small models, traced one after the other, are what this is about.
+
+def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
+    """A row per claim, shown as soon as it is measured."""
+    # Here, so that --help and wrong flags answer at once.
+    from analysis.claims.claim import Setting
+    from analysis.claims.registry import CLAIMS
+    from analysis.claims.runs import Runs
+
+    # Many small models are traced; TensorFlow takes it for a mistake.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    settings = Settings(
-        full=FLAGS.full, seed=FLAGS.seed, data_dir=path(FLAGS.data_dir)
-    )
+    runs = Runs(logdir, data_dir=FLAGS.data_dir, say=_progress)
+    setting = Setting(runs=runs, seed=FLAGS.seed, full=FLAGS.full)
     rows = []
-    for number, claim in CLAIMS.items():
-        if number not in only:
-            continue
-        if sys.stderr.isatty():
-            print(f"measuring {number}: {claim.TITLE} ...", file=sys.stderr)
-        started = time.perf_counter()
-        result = claim.measure(settings)
+    for place, number in enumerate(chosen, start=1):
+        claim = CLAIMS[number]
+        _progress(f"[{place}/{len(chosen)}] {claim.title}")
+        started = time.monotonic()
+        result = claim.measure(setting)
+        scale = "full" if FLAGS.full else "small; long with --full"
         row = {
             "number": number,
-            "claim": claim.TITLE,
-            "section": claim.SECTION,
-            "long": number in LONG,
-            "expected": claim.EXPECTED,
-            "measured": {k: float(v) for k, v in result.measured.items()},
-            "holds": bool(result.holds),
+            "claim": claim.title,
+            "section": claim.section,
+            "scale": scale if claim.trains else "",
+            "expected": claim.expected,
+            "measured": {k: _plain(v) for k, v in result.figures.items()},
+            "holds": result.holds,
             "note": result.note,
-            "seconds": time.perf_counter() - started,
+            "seconds": round(time.monotonic() - started, 1),
         }
         rows.append(row)
-        print(_text(row), flush=True)
+        print("\n".join(_lines(row)), flush=True)
+        if FLAGS.figures and claim.draw:
+            name = claim.measure.__module__.rsplit(".", 1)[-1]
+            path = Path(FLAGS.figures) / f"claim-{name}.png"
+            _write_png(path, claim.draw(setting))
     return rows
 
 
-def _text(row: dict[str, Any]) -> str:
-    mark = "holds" if row["holds"] else "DOES NOT HOLD"
-    length = ", long" if row["long"] else ""
-    figures = "; ".join(f"{k} {v:.4g}" for k, v in row["measured"].items())
-    lines = [
-        f"{row['number']:2}  {mark:13}  {row['claim']}",
-        f"    section {row['section']}{length}, {row['seconds']:.1f} s",
-        f"    expected: {row['expected']}",
-        f"    measured: {figures}",
-    ]
-    if row["note"]:
-        lines.append(f"    note: {row['note']}")
-    return "\n".join(lines)
-
-
-def draw_section2(path: Path) -> None:
-    """The figure of claims 4 to 6."""
-    from analysis.claims import centering
-    from analysis.claims.result import Settings
-    from analysis.figures import section2
-
-    settings = Settings(seed=FLAGS.seed)
-    centered = centering.example(settings)
-    divided = centering.example(settings, divides=True)
-    paths = {
-        "mean ignored, centering only": (centered, False),
-        "mean and deviation ignored": (divided, False),
-        "full gradient": (divided, True),
-    }
-    biases = {
-        name: layer.descend(1000, full=full)
-        for name, (layer, full) in paths.items()
-    }
-    losses = {
-        name: [paths[name][0].loss(b) for b in path]
-        for name, path in biases.items()
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    drawn = section2.figure(biases, losses)
-    drawn.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
-
-
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code."""
-    numbers = range(1, 18)
+    """Measures; returns the exit code."""
     try:
-        only = [int(number) for number in FLAGS.only] or list(numbers)
-    except ValueError:
-        only = [0]
-    wrong = [n for n in only if n not in numbers]
-    if argv[1:] or wrong:
-        print(
-            "claims: --only takes numbers from 1 to 17, and nothing but flags "
-            f"is taken. Received: {' '.join(argv[1:]) or FLAGS.only}",
-            file=sys.stderr,
-        )
+        if argv[1:]:
+            raise ValueError(f"only flags are taken. Received: {argv[1]}")
+        chosen = numbers()
+    except ValueError as error:
+        print(f"claims: {error}", file=sys.stderr)
         return 2
-    from keras_bn import data
-    from keras_bn.run_folder import write_json
+    if not FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)
+    from keras_bn import data, run_folder, training
 
     try:
-        rows = run(only)
+        with _logdir() as logdir:
+            rows = measure(chosen, logdir)
         if FLAGS.output:
-            write_json(Path(FLAGS.output), rows)
-        if FLAGS.figure:
-            draw_section2(Path(FLAGS.figure))
-    except (data.DataError, OSError) as error:
+            _write_json(Path(FLAGS.output), rows)
+    except KeyboardInterrupt:
+        print("claims: interrupted; runs go on from there", file=sys.stderr)
+        return 1
+    except (
+        data.DataError,
+        run_folder.RunFolderError,
+        training.TrainingError,
+        OSError,
+    ) as error:
         print(f"claims: {error}", file=sys.stderr)
         return 1
     failed = [row["number"] for row in rows if not row["holds"]]
@@ -132,6 +119,75 @@ def main(argv: list[str]) -> int:
         + (f"; not: {', '.join(map(str, failed))}" if failed else "")
     )
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _logdir() -> Iterator[Path]:
+    """The folder asked for, or one for as long as it lasts."""
+    if FLAGS.logdir:
+        yield Path(FLAGS.logdir)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _lines(row: dict[str, Any]) -> list[str]:
+    verdict = "holds" if row["holds"] else "FAILS"
+    scale = f", {row['scale']}" if row["scale"] else ""
+    width = max(map(len, row["measured"]))
+    return [
+        f"{row['number']:>2}  {verdict}  {row['claim']}",
+        f"    section {row['section']}, {row['seconds']:.1f} s{scale}",
+        f"    expected: {row['expected']}",
+        *(
+            f"      {name:<{width}}  {'never' if v is None else f'{v:.4g}'}"
+            for name, v in row["measured"].items()
+        ),
+        *([f"    note: {row['note']}"] if row["note"] else []),
+    ]
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no infinity, which stands for a step never reached."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
+    import keras
+
+    from keras_bn import run_folder
+
+    device = ", ".join(keras.distribution.list_devices())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "environment": run_folder.environment(device=device),
+        "commit": _commit(),
+        "full": FLAGS.full,
+        "seed": FLAGS.seed,
+        "results": rows,
+    }
+    run_folder.write_json(path, contents)
+
+
+def _commit() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
+
+
+def _write_png(path: Path, figure: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=150)
+    temporary.replace(path)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -144,10 +200,11 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("full", False, "the long version, several seeds")
+    flags.DEFINE_bool("full", False, "MNIST, 50,000 steps, several seeds")
     flags.DEFINE_list("only", [], "numbers of claims, comma separated")
-    flags.DEFINE_integer("seed", 0, "of everything that is drawn")
-    flags.DEFINE_string("data_dir", None, "folder of mnist.npz; else digits")
+    flags.DEFINE_integer("seed", 0, "the first one", lower_bound=0)
+    flags.DEFINE_string("data_dir", None, "folder of mnist.npz, for --full")
+    flags.DEFINE_string("logdir", None, "folder of the runs; else not kept")
     flags.DEFINE_string("output", None, "JSON file to write")
-    flags.DEFINE_string("figure", None, "PNG of claims 4 to 6 to write")
+    flags.DEFINE_string("figures", None, "folder to draw into")
     app.run(main, flags_parser=_parse)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a claim is, what it is measured on, and what came of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from matplotlib.figure import Figure
+
+from analysis.claims.runs import Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What claims are measured on.
+
+    Attributes:
+        runs: Where networks are trained, or found trained.
+        seed: Of every random choice; of several runs, the first one's.
+        full: Whether to train at the paper's scale: MNIST, 50,000 steps,
+            several seeds. Otherwise small networks on bundled digits.
+    """
+
+    runs: Runs
+    seed: int = 0
+    full: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What was measured.
+
+    Attributes:
+        figures: By name.
+        holds: Whether they are what the claim expects, as it words it.
+        note: Where they disagree with the paper, or need a word.
+    """
+
+    figures: Mapping[str, float]
+    holds: bool
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One point of the paper as something that runs.
+
+    Attributes:
+        number: From 1, in the order of the paper's argument.
+        title: The claim in a few words.
+        section: Of the paper.
+        expected: What has to be measured for the claim to hold.
+        measure: Measures it.
+        draw: Draws what was measured; `None` where there is nothing to see.
+        trains: Whether networks are trained for it, which `--full` does at
+            the paper's scale and for several seeds.
+    """
+
+    number: int
+    title: str
+    section: str
+    expected: str
+    measure: Callable[[Setting], Result]
+    draw: Callable[[Setting], Figure] | None = None
+    trains: bool = False

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that several claims look at: each is trained once and found again."""
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import keras
+
+from analysis import callbacks, readers, schedules
+from analysis.table import Table
+from keras_bn import data, run_folder, training
+from keras_bn.recipes import RECIPES, Recipe
+
+
+class Runs:
+    """A log folder in which every recipe has a run of its own.
+
+    What lies there complete is not trained again; what was interrupted goes
+    on.
+
+    Args:
+        logdir: The folder.
+        data_dir: Where MNIST lies, as of `train.py`.
+        say: Takes a line of progress.
+    """
+
+    def __init__(
+        self,
+        logdir: str | Path,
+        *,
+        data_dir: str | None = None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._logdir = Path(logdir)
+        self._say = say
+        self.dataset = functools.cache(
+            functools.partial(data.load, data_dir=data_dir)
+        )
+
+    def table(self, recipes: Iterable[Recipe]) -> Table:
+        """All that the runs of these recipes recorded; trains what is missing.
+
+        Raises:
+            RunFolderError: If a folder holds another run of that name.
+            DataError: If the data are missing or damaged.
+            TrainingError: If a loss stops being finite.
+            KeyboardInterrupt: If a signal ended a run.
+        """
+        names = [self._train(recipe) for recipe in recipes]
+        read = [readers.read(self._logdir / name) for name in names]
+        return Table(
+            [run for table in read for run in table.runs.values()],
+            [row for table in read for row in table.rows()],
+        )
+
+    def model(self, recipe: Recipe) -> keras.Model:
+        """The trained network of a recipe; raises as `table`."""
+        folder = run_folder.RunFolder(self._logdir / self._train(recipe))
+        return training.restore(folder, self.dataset(recipe.dataset))[0]
+
+    def untrained(self, recipe: Recipe) -> keras.Model:
+        """The network of a recipe at its first step."""
+        dataset = self.dataset(recipe.dataset)
+        return training.build_model(
+            recipe, input_shape=dataset.input_shape, classes=dataset.classes
+        )
+
+    def _train(self, recipe: Recipe) -> str:
+        """Trains unless that was done; returns the run's name."""
+        name = run_name(recipe)
+        path = self._logdir / name
+        if not _is_complete(run_folder.RunFolder(path), recipe):
+            self._say(f"training {name}, {recipe.steps:,} steps")
+            with run_folder.open_run_folder(
+                path, recipe, resume=True, device=training.start(recipe)[0]
+            ) as folder:
+                self._run(recipe, folder)
+        return name
+
+    def _run(self, recipe: Recipe, folder: run_folder.RunFolder) -> None:
+        dataset = self.dataset(recipe.dataset)
+        _, result = training.run(
+            recipe,
+            dataset,
+            folder=folder,
+            callbacks=callbacks.for_run(
+                folder.path,
+                measures=recipe.measures,
+                schedule=schedules.every(recipe.measure_every),
+                test_inputs=dataset.x_test,
+                test_targets=dataset.y_test,
+                hyperparameters=recipe.hyperparameters(),
+            ),
+            progress=False,
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt
+
+
+def _is_complete(folder: run_folder.RunFolder, recipe: Recipe) -> bool:
+    """Whether the run of this very recipe came to its end."""
+    try:
+        there = folder.read_recipe()
+        result = json.loads((folder.path / "result.json").read_text("utf-8"))
+    except (run_folder.RunFolderError, OSError, ValueError):
+        return False
+    return there == recipe and result["steps"] == recipe.steps
+
+
+def run_name(recipe: Recipe) -> str:
+    """Recipe, data set, seed, then what differs from the recipe of the name.
+
+    `fig1_bn-mnist-0-learning_rate=0.5`
+    """
+    own = RECIPES[recipe.recipe].hyperparameters()
+    named = ("dataset", "seed")
+    changes = [
+        f"{field}={value:g}" if isinstance(value, float) else f"{field}={value}"
+        for field, value in recipe.hyperparameters().items()
+        if field not in named and value != own[field]
+    ]
+    parts = [recipe.recipe, recipe.dataset, str(recipe.seed), *changes]
+    return "-".join(parts)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claim 12: the scale of W matters neither forward nor backward.
+
+Section 3.3, for a > 0 and z = BN((aW)u): z is the same for every a; so is
+dz/du; dz/d(aW) is 1/a of dz/dW. Exact at eps = 0; at eps > 0 the layer with aW
+is the layer with W at eps / a^2. Larger weights get smaller gradients, so their
+growth slows down by itself, at any learning rate.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from analysis import probes
+from analysis.claims import training
+from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.pullback import Array, pull_back
+from analysis.measures import gradients
+from keras_bn import ops
+from keras_bn.recipes import Recipe
+
+FACTORS = tuple(10.0**power for power in range(-3, 4))
+EPSILON = 1e-3
+RATES = (0.1, 0.5, 3.0)
+
+
+def measure(setting: Setting) -> Result:
+    """The identities for a from 1e-3 to 1e3, and weights in training."""
+    exact = np.array([deviations(a, 0.0, setting.seed) for a in FACTORS])
+    scaled = np.array([deviations(a, EPSILON, setting.seed) for a in FACTORS])
+    names = ("z", "dz/du", "a dz/d(aW)")
+    figures = {
+        **{
+            f"change of {name}, eps = 0": float(value)
+            for name, value in zip(names, exact.max(0), strict=True)
+        },
+        f"change of z, eps = 1e-3, a = {FACTORS[0]:g}": float(scaled[0, 0]),
+        f"change of z, eps = 1e-3, a = {FACTORS[-1]:g}": float(scaled[-1, 0]),
+    }
+    growth = {
+        f"growth of W at rate {rate:g}": value
+        for rate, value in zip(RATES, weight_growth(setting), strict=True)
+    }
+    slow, *_, fast = growth.values()
+    return Result(
+        figures={**figures, **growth},
+        holds=bool(
+            exact.max() < 1e-9
+            and scaled[0, 0] > 0.1 > 1e-3 > scaled[-1, 0]
+            and fast / slow < RATES[-1] / RATES[0]
+        ),
+        note="eps breaks it where a^2 Var[Wu] comes near eps: small weights "
+        "are not normalized to variance 1",
+    )
+
+
+def deviations(a: float, epsilon: float, seed: int) -> tuple[float, ...]:
+    """Largest change of z, dz/du and a dz/d(aW), over their largest entry."""
+    rng = np.random.default_rng(seed)
+    u, w = rng.normal(1, 1, (16, 6)), rng.normal(0, 1, (6, 4))
+    dz = rng.normal(size=(16, 4))
+
+    def parts(w: Array, factor: float) -> tuple[Array, ...]:
+        return (
+            np.asarray(layer(u, w, epsilon)),
+            pull_back(lambda u, w: layer(u, w, epsilon), dz, u, w),
+            factor * pull_back(lambda w, u: layer(u, w, epsilon), dz, w, u),
+        )
+
+    return tuple(
+        float(np.abs(new - old).max() / np.abs(old).max())
+        for new, old in zip(parts(a * w, a), parts(w, 1.0), strict=True)
+    )
+
+
+def layer(u: Any, w: Any, epsilon: float) -> Any:
+    """BN(W u)."""
+    return ops.batch_norm(keras.ops.matmul(u, w), axes=0, epsilon=epsilon)[0]
+
+
+def weight_growth(setting: Setting) -> list[float]:
+    """Norm of the trained hidden weights over their first, at each rate."""
+    return [
+        growth(setting, training.recipe(setting, learning_rate=rate))
+        for rate in RATES
+    ]
+
+
+def growth(setting: Setting, recipe: Recipe) -> float:
+    """Mean over the hidden layers."""
+    first = setting.runs.untrained(recipe)
+    last = setting.runs.model(recipe)
+    names = [layer.name for layer in probes.linear_layers(first)][:-1]
+    norms = [
+        [gradients.norm([model.get_layer(name).kernel]) for name in names]
+        for model in (first, last)
+    ]
+    return training.mean(np.divide(norms[1], norms[0]))
+
+
+CLAIM = Claim(
+    number=12,
+    title="larger learning rates: the scale of W does not matter",
+    section="3.3",
+    expected="at eps = 0 z and dz/du do not depend on a, dz/d(aW) is 1/a "
+    "(1e-9), a from 1e-3 to 1e3; weights grow less than the rate does",
+    measure=measure,
+    trains=True,
+)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of one network in several domains."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+
+#: What is drawn of each domain, in order.
+WAYS = (
+    ("statistics of the source", style.WITHOUT_BN),
+    ("of the target, no labels", style.WITH_BN),
+    ("fine-tuned on 100 labels", style.PAPER),
+)
+
+
+def figure(accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Draws a group of bars per domain.
+
+    Args:
+        accuracies: By domain, one for each of `WAYS`.
+    """
+    result, axes = style.panels(1, 1, width=6.5, height=3.4)
+    panel = axes[0][0]
+    places = np.arange(len(accuracies))
+    for i, (name, color) in enumerate(WAYS):
+        heights = [values[i] for values in accuracies.values()]
+        bars = panel.bar(places + 0.27 * i, heights, 0.25, color=color)
+        bars.set_label(name)
+        panel.bar_label(bars, fmt="{:.2f}", fontsize=7)
+    panel.set_xticks(places + 0.27, list(accuracies))
+    panel.set_ylabel("test accuracy")
+    result.legend(loc="outside lower center", ncols=3, frameon=False)
+    return result

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Test accuracy over steps, over several seeds, as Fig. 1(a)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.figures import figure1, style
+from analysis.table import Table
+
+#: Of each norm: name, colour, line.
+LOOKS = {
+    "batch": ("with BN", style.WITH_BN, "-"),
+    "keras": ("with BN, Keras' layer", style.PAPER, ":"),
+    "none": ("without BN", style.WITHOUT_BN, "--"),
+}
+
+
+def figure(
+    table: Table, panels: Mapping[str, Mapping[str, Sequence[str]]]
+) -> Figure:
+    """Draws lines of means within bands from the least to the most accurate.
+
+    Args:
+        table: Rows of all runs.
+        panels: By title: by norm, the runs of all seeds.
+
+    Raises:
+        KeyError: If a curve is missing.
+    """
+    result, axes = style.panels(
+        1, len(panels), width=4.5 * len(panels), height=3.4, share_y=True
+    )
+    for panel, (title, groups) in zip(axes[0], panels.items(), strict=True):
+        for norm, runs in groups.items():
+            name, color, line = LOOKS[norm]
+            curves = [table.series(r, "validation", "accuracy") for r in runs]
+            steps = curves[0][0]
+            values = np.array([values for _, values in curves])
+            panel.plot(steps, values.mean(0), line, color=color, label=name)
+            panel.fill_between(
+                steps, values.min(0), values.max(0), color=color, alpha=0.2
+            )
+        panel.set_title(title)
+        style.step_axis(panel)
+    first = axes[0][0]
+    runs = [
+        run for group in panels.values() for r in group.values() for run in r
+    ]
+    if table.runs[runs[0]].recipe["dataset"] == "mnist":
+        _add_printed(first)
+    first.set_ylabel("test accuracy")
+    first.set_ylim(0.7, 1.0)
+    first.legend(loc="lower right")
+    return result
+
+
+def _add_printed(panel: figure1.Axes) -> None:
+    steps, with_bn, without = zip(*figure1.PRINTED, strict=True)
+    for norm, values in (("batch", with_bn), ("none", without)):
+        _, color, _ = LOOKS[norm]
+        panel.plot(
+            steps,
+            values,
+            "o",
+            color=color,
+            markerfacecolor="none",
+            markersize=4,
+            label="printed in the paper" if norm == "batch" else None,
+        )
