@@ -32,5 +32,14 @@ def figure(accuracies: Mapping[str, Sequence[float]]) -> Figure:
         panel.bar_label(bars, fmt="{:.2f}", fontsize=7)
     panel.set_xticks(places + 0.27, list(accuracies))
     panel.set_ylabel("test accuracy")
-    result.legend(loc="outside lower center", ncols=3, frameon=False)
+    panel.set_axisbelow(True)
+    panel.margins(y=0.08)
+    result.legend(
+        loc="outside lower center",
+        ncols=len(WAYS),
+        frameon=False,
+        fontsize="small",
+        columnspacing=1.5,
+        handlelength=1.2,
+    )
     return result
