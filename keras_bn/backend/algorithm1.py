@@ -82,6 +82,13 @@ class Algorithm1:
         an argument, as XLA would turn a division by a constant into a product
         and compute that anew for each value.
         """
+        if self.compiled and mask is None:
+            return reductions.by_number(
+                x,
+                self.axes,
+                few=lambda: self._moments_of_few(x, size),
+                many=lambda: self._compiled_moments(x, size, None),
+            )
         if self.compiled:
             return self._compiled_moments(x, size, mask)
         sizes = [x.shape[axis] for axis in self.axes]
@@ -91,6 +98,8 @@ class Algorithm1:
 
     def _moments_of_few(self, x: Tensor, size: Tensor) -> Moments:
         """In the fewest operations, which is what counts for small tensors.
+
+        And in the simplest ones, which XLA compiles best if it may.
 
         The mean is taken twice: the second time of what the first has left.
         """

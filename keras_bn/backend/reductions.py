@@ -7,8 +7,12 @@ element, twice, and what is left is one part in 256. Sums of sums also keep
 their rounding error small. Two sums ride in one complex number, so that the
 tensor is read once. (XLA copies a producer into at most fifteen consumers, so
 sixteen slices keep it from computing the first stage anew in the second.)
+
+Up to 256 values of a feature there is nothing left to fold after one stage, and
+XLA's own reduction is the better one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +23,33 @@ Pair = tuple[Tensor, Tensor]
 
 #: Slices that one folding adds up.
 _SLICES = 16
+#: Values of a feature up to which nothing is folded.
+FEW = _SLICES**2
+
+
+def by_number(
+    x: Tensor,
+    axes: Sequence[int],
+    *,
+    few: Callable[[], Any],
+    many: Callable[[], Any],
+) -> Any:
+    """One of two computations, by the number of values of a feature.
+
+    Within what XLA compiles all sizes are known at last, so that only one of
+    the two is compiled.
+
+    Args:
+        x: Has these values.
+        axes: The axes that they lie along.
+        few: For 1 to `FEW` values.
+        many: For more, and for none.
+    """
+    sizes = [x.shape[axis] for axis in axes]
+    if None not in sizes:
+        return few() if 0 < math.prod(sizes) <= FEW else many()
+    number = tf.reduce_prod(tf.gather(tf.shape(x), axes))
+    return tf.cond((number > 0) & (number <= FEW), few, many)
 
 
 def folded(
@@ -38,6 +69,23 @@ def folded(
         Both sums, without the axes.
     """
 
+    def plain() -> Pair:
+        first, second = function(*tensors)
+        return tf.reduce_sum(first, axes), tf.reduce_sum(second, axes)
+
+    return by_number(
+        tensors[0],
+        axes,
+        few=plain,
+        many=lambda: _folded_twice(function, tensors, axes),
+    )
+
+
+def _folded_twice(
+    function: Callable[..., Pair],
+    tensors: Sequence[Tensor],
+    axes: tuple[int, ...],
+) -> Pair:
     def both(*parts: Tensor) -> Tensor:
         return tf.complex(*function(*parts))
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from keras_bn.backend import reductions
 from keras_bn.backend.algorithm1 import (
     Algorithm1,
     Moments,
@@ -28,7 +29,8 @@ from keras_bn.backend.algorithm1 import (
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
 #: Values from which a tensor is worth an expression compiled by XLA, whose
-#: start costs as much as a dozen kernels. An unknown size counts as 64.
+#: start costs as much as a dozen kernels; four times as many where a feature
+#: has few, which the kernels are fast for. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
 #: Least |gamma| from which x_hat can be told from the output.
 _LEAST_GAMMA = 1e-3
@@ -63,7 +65,7 @@ def batch_norm(
         epsilon=epsilon,
         activation=activation,
         from_output=keeps == "output",
-        compiled=_worth_compiling(x),
+        compiled=_worth_compiling(x, axes),
     )
     return _with_gradient(
         algorithm,
@@ -254,7 +256,7 @@ def apply_statistics(
         epsilon=epsilon,
         activation=activation,
         from_output=False,
-        compiled=_worth_compiling(x),
+        compiled=_worth_compiling(x, axes),
     )
     run = _run(algorithm)
 
@@ -350,8 +352,11 @@ def _several_replicas() -> bool:
     return context is not None and context.num_replicas_in_sync > 1
 
 
-def _worth_compiling(x: Tensor) -> bool:
-    return math.prod(size or 64 for size in x.shape) >= _WORTH_COMPILING
+def _worth_compiling(x: Tensor, axes: Sequence[int]) -> bool:
+    of_feature = _size(x, axes)
+    few = isinstance(of_feature, int) and of_feature <= reductions.FEW
+    values = math.prod(size or 64 for size in x.shape)
+    return values >= _WORTH_COMPILING * (4 if few else 1)
 
 
 def _size(x: Tensor, axes: Sequence[int]) -> Any:
