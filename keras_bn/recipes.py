@@ -63,6 +63,12 @@ class Recipe:
     local_response_normalization: bool = _field(
         False, "of inception: in the stem, as GoogLeNet had"
     )
+    table: str = _field(
+        "exact",
+        "of inception: pool projections of 4c and 4d so that the sums of "
+        "Fig. 5 are exact, or as printed",
+        choices=("exact", "literal"),
+    )
     auxiliary_head: bool = _field(
         False, "of inception: a second classifier, as GoogLeNet had"
     )
@@ -223,6 +229,7 @@ _HYPERPARAMETERS = (
     "dropout",
     "l2",
     "local_response_normalization",
+    "table",
     "auxiliary_head",
     "per_activation_blocks",
     "distortion",

@@ -196,6 +196,7 @@ def _inception(
         width=recipe.width,
         norm=recipe.norm,
         activation=recipe.activation,
+        table=recipe.table,
         auxiliary_head=recipe.auxiliary_head,
         local_response_normalization=recipe.local_response_normalization,
         per_activation_blocks=recipe.per_activation_blocks,

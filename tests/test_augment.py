@@ -5,18 +5,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bn.data import augment
+from keras_bn.data import augment, decoding, views
 from tests import pictures
 
 
-def seed(number, of=0):
-    return tf.constant([of, number], tf.int64)
+def draws(numbers):
+    """Drawn for each number by itself."""
+    rows = [
+        tf.random.stateless_uniform((augment.DRAWS,), (0, number))
+        for number in numbers
+    ]
+    return tf.stack(rows)
 
 
-def view(encoded, number, *, size=8, distortion="none", padded=False):
-    return augment.training_view(
-        tf.constant(encoded),
-        seed(number),
+def training_views(image, numbers, *, size=8, distortion="none", padded=False):
+    """A view of one image for each number."""
+    return augment.training_views(
+        tf.stack([image] * len(numbers)),
+        draws(numbers),
         size=size,
         distortion=distortion,
         padded=padded,
@@ -39,20 +45,32 @@ def as_bytes(signed):
 @pytest.mark.parametrize("encoded", [pictures.jpeg(), pictures.png()])
 def test_a_seed_gives_one_picture_in_range(encoded, distortion, padded):
     options = {"distortion": distortion, "padded": padded}
-    views = [view(encoded, i, **options) for i in range(8)]
-    for i, image in enumerate(views):
-        assert image.shape == (8, 8, 3)
-        assert image.dtype == np.float32
-        assert -1 <= image.min() <= image.max() <= 1
-        np.testing.assert_array_equal(image, view(encoded, i, **options))
-    assert len({image.tobytes() for image in views}) > 4
+    found = training_views(encoded, range(8), **options)
+    assert found.shape == (8, 8, 8, 3)
+    assert found.dtype == np.float32
+    assert -1 <= found.min() <= found.max() <= 1
+    np.testing.assert_array_equal(
+        found[3:5], training_views(encoded, [3, 4], **options)
+    )
+    assert len({image.tobytes() for image in found}) > 4
+
+
+@pytest.mark.parametrize("distortion", augment.DISTORTIONS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_views_of_pixels_are_those_of_the_encoded_image(distortion, padded):
+    options = {"distortion": distortion, "padded": padded, "size": 12}
+    pixels = pictures.pixels(5, 40, 30)
+    encoded = tf.io.encode_png(pixels).numpy()
+    np.testing.assert_array_equal(
+        training_views(pixels, range(20), **options),
+        training_views(encoded, range(20), **options),
+    )
 
 
 def test_crops_have_the_area_and_shape_of_the_paper():
     """The ramp's ends, at the centres of the outermost pixels, give both."""
     areas, aspects = [], []
-    for number in range(400):
-        image = as_bytes(view(ramp(), number, size=4))
+    for image in as_bytes(training_views(ramp(), range(400), size=4)):
         # Of 4 pixels over w columns, the outer centres lie 3/4 w apart.
         width = abs(image[0, -1, 0] - image[0, 0, 0]) * 4 / 3
         height = (image[-1, 0, 1] - image[0, 0, 1]) * 4 / 3
@@ -67,7 +85,7 @@ def test_crops_have_the_area_and_shape_of_the_paper():
 def test_half_of_the_views_are_mirrored():
     mirrored = [
         image[0, 0, 0] > image[0, -1, 0]
-        for image in (view(ramp(), i) for i in range(300))
+        for image in training_views(ramp(), range(300))
     ]
     assert 0.4 < np.mean(mirrored) < 0.6
 
@@ -88,8 +106,8 @@ def test_tiny_images_are_moved_by_up_to_four_pixels():
         for step in (1, -1)
     }
     seen = set()
-    for number in range(300):
-        image = np.round(as_bytes(view(encoded, number, size=16, padded=True)))
+    found = training_views(encoded, range(300), size=16, padded=True)
+    for image in np.round(as_bytes(found)):
         seen.add(windows[image.astype(np.uint8).tobytes()])
     for axis, values in enumerate([range(9), range(9), (1, -1)]):
         assert {place[axis] for place in seen} == set(values)
@@ -105,14 +123,11 @@ def flat(red, green, blue):
 )
 def test_distortions_change_what_they_say(distortion, hues):
     """Of one colour: hue only if strong, saturation and value if at all."""
+    views_found = training_views(
+        flat(90, 120, 150), range(200), distortion=distortion
+    )
     found = np.array(
-        [
-            colorsys.rgb_to_hsv(
-                *(view(flat(90, 120, 150), i, distortion=distortion)[0, 0] + 1)
-                / 2
-            )
-            for i in range(200)
-        ]
+        [colorsys.rgb_to_hsv(*(v[0, 0] + 1) / 2) for v in views_found]
     )
     hue, saturation, value = found.T
     original = colorsys.rgb_to_hsv(90 / 255, 120 / 255, 150 / 255)
@@ -127,16 +142,41 @@ def test_distortions_change_what_they_say(distortion, hues):
         assert np.abs(value - original[2]).max() <= 32 / 255 + 1e-3
 
 
+@pytest.mark.parametrize("distortion", ["weak", "strong"])
+def test_distortions_are_the_functions_of_tensorflow(distortion):
+    """Of any colour, black, white, grey and saturated ones too."""
+    rng = np.random.default_rng(1)
+    colours = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    colours[:2] = rng.choice([0, 128, 255], (2, 16, 3))
+    numbers = range(40)
+    options = {"size": 16, "padded": True}
+    found = training_views(colours, numbers, distortion=distortion, **options)
+    plain = training_views(colours, numbers, **options)
+    for image, expected, row in zip(
+        found, (plain + 1) / 2, draws(numbers).numpy(), strict=True
+    ):
+        brightness, saturation, hue, contrast = row[5:] - 0.5
+        expected = tf.image.adjust_brightness(
+            expected, 2 * brightness * augment.BRIGHTNESS
+        )
+        expected = tf.image.adjust_saturation(expected, 1 + saturation)
+        if distortion == "strong":
+            expected = tf.image.adjust_hue(expected, 2 * hue * augment.HUE)
+            expected = tf.image.adjust_contrast(expected, 1 + contrast)
+        expected = np.clip(expected, 0, 1) * 2 - 1
+        np.testing.assert_allclose(image, expected, atol=2e-5)
+
+
 def test_strong_distortion_stretches_contrast():
-    def spread(distortion, number):
-        encoded = tf.io.encode_png(
-            np.repeat(np.uint8([[[100] * 3, [140] * 3]]), 2, 0)
-        ).numpy()
-        return np.ptp(view(encoded, number, distortion=distortion, padded=True))
+    def spreads(distortion):
+        pixels = np.repeat(np.uint8([[[100] * 3, [140] * 3]]), 2, 0)
+        found = training_views(
+            pixels, range(60), distortion=distortion, padded=True
+        )
+        return np.ptp(found, axis=(1, 2, 3))
 
     # Of grey pictures, saturation and hue change nothing.
-    weak = [spread("weak", i) for i in range(60)]
-    strong = [spread("strong", i) for i in range(60)]
+    weak, strong = spreads("weak"), spreads("strong")
     assert np.ptp(weak) < 0.15
     assert max(strong) > 1.2 * max(weak)
     assert min(strong) < 0.8 * min(weak)
@@ -191,22 +231,22 @@ def brute_force_views(image, size, crops):
 def test_views_are_those_of_the_paper(shape, crops):
     encoded = pictures.png(3, *shape)
     image = pictures.pixels(3, *shape).numpy().astype(np.float64)
-    views = augment.test_views(tf.constant(encoded), size=28, crops=crops)
+    found = views.test_views(tf.constant(encoded), size=28, crops=crops)
     expected = brute_force_views(image, 28, crops)
-    assert views.shape == (crops, 28, 28, 3)
-    np.testing.assert_allclose(views, expected, atol=2e-3)
+    assert found.shape == (crops, 28, 28, 3)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_the_single_view_is_the_middle_of_the_ten():
     encoded = tf.constant(pictures.png(3, 40, 60))
-    single = augment.test_view(encoded, size=28, padded=False)
-    ten = augment.test_views(encoded, size=28, crops=10)
+    single = views.test_view(encoded, size=28, padded=False)
+    ten = views.test_views(encoded, size=28, crops=10)
     np.testing.assert_array_equal(single, ten[4])
 
 
 def test_tiny_images_are_tested_whole():
     encoded = tf.constant(pictures.png(3, 8, 8))
-    whole = augment.test_view(encoded, size=8, padded=True)
+    whole = views.test_view(encoded, size=8, padded=True)
     expected = pictures.pixels(3, 8, 8).numpy() / 127.5 - 1
     np.testing.assert_allclose(whole, expected, atol=1e-6)
 
@@ -223,9 +263,9 @@ def test_tiny_images_are_tested_whole():
 )
 def test_jpegs_are_decoded_no_larger_than_needed(side, shape):
     encoded = tf.constant(pictures.jpeg(2, 96, 128))
-    image = augment.decoded(encoded, side=side)
+    image = decoding.decoded(encoded, side=side)
     assert tuple(image.shape) == (*shape, 3)
-    whole = tf.cast(augment.decoded(encoded), tf.float32)
+    whole = tf.cast(decoding.decoded(encoded), tf.float32)
     resized = tf.image.resize(whole, shape, "area")
     np.testing.assert_allclose(image, resized, atol=5)
 
@@ -233,10 +273,11 @@ def test_jpegs_are_decoded_no_larger_than_needed(side, shape):
 @pytest.mark.parametrize("size", [8, 16, 64])
 def test_a_shrunk_crop_shows_what_the_whole_one_does(size, monkeypatch):
     encoded = pictures.jpeg(7, 800, 1040)
-    shrunk = [view(encoded, i, size=size) for i in range(12)]
-    monkeypatch.setattr(augment, "RATIOS", (1, 10**6))
-    for i, image in enumerate(shrunk):
-        whole = view(encoded, i, size=size)
+    shrunk = training_views(encoded, range(12), size=size)
+    monkeypatch.setattr(decoding, "RATIOS", (1, 10**6))
+    for image, whole in zip(
+        shrunk, training_views(encoded, range(12), size=size), strict=True
+    ):
         # Its edges are rounded to whole pixels of the shrunk image: by up to
         # twice 7 of 800, where a colour takes half of them for all its range;
         # and colours to whole levels, twice.

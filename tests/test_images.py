@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
 import struct
 import zipfile
 import zlib
@@ -8,7 +9,14 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import data
-from keras_bn.data import augment, records, verification
+from keras_bn.data import (
+    augment,
+    decoding,
+    records,
+    resident,
+    verification,
+    views,
+)
 from keras_bn.data.arrays import DataError
 from tests import pictures
 
@@ -61,7 +69,7 @@ def test_every_form_gives_the_same_images(written):
     assert y.tolist() == [0, 0, 1, 1]
     names = ("cat/0", "cat/1", "dog/0", "dog/1")
     for image, name in zip(x, names, strict=True):
-        expected = augment.test_view(
+        expected = views.test_view(
             tf.constant(contents[f"val/{name}.jpg"]), size=8, padded=False
         )
         np.testing.assert_allclose(image, expected, atol=1e-6)
@@ -191,14 +199,14 @@ def test_what_passes_the_check_decodes():
             continue
         passed += 1
         for padded in (False, True):
-            augment.training_view(
-                tf.constant(encoded),
-                tf.constant([0, trial], tf.int64),
+            augment.training_views(
+                tf.constant([encoded]),
+                tf.random.stateless_uniform((1, augment.DRAWS), (0, trial)),
                 size=8,
                 distortion="none",
                 padded=padded,
             )
-        augment.test_views(tf.constant(encoded), size=4, crops=10)
+        views.test_views(tf.constant(encoded), size=4, crops=10)
     assert 20 < passed < 180
 
 
@@ -225,7 +233,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, encoded):
 
 
 def test_four_inks_give_the_colour_they_print():
-    image = augment.decoded(tf.constant(pictures.CMYK)).numpy()
+    image = decoding.decoded(tf.constant(pictures.CMYK)).numpy()
     assert abs(image.astype(int) - [240, 120, 30]).max() < 5
 
 
@@ -374,6 +382,50 @@ def test_a_probe_is_spread_over_the_test_images(tiny):
     np.testing.assert_array_equal(x, whole[[0, 3, 7]])
     np.testing.assert_array_equal(y, labels[[0, 3, 7]])
     assert len(tiny.probe()[0]) == 8
+
+
+def written_small(tmp_path, **sizes):
+    """Six training images, of which some have another size."""
+    contents = {
+        f"train/cat/{i}.png": pictures.png(i, **sizes.get(f"of_{i}", {}))
+        for i in range(6)
+    }
+    return pictures.write_folder(tmp_path, contents)
+
+
+def test_small_images_of_one_size_are_kept_decoded(tmp_path, monkeypatch):
+    path = written_small(tmp_path)
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    first = batches(dataset, 3)
+    shutil.rmtree(path / "train")
+    assert_same(batches(dataset, 3), first)
+    monkeypatch.setattr(resident, "CHUNK", 4)
+    monkeypatch.setattr(resident, "LARGEST", 6 * 12 * 16 * 3)
+    again = data.load(
+        "image_folder", data_dir=written_small(tmp_path), image_size=8
+    )
+    assert_same(batches(again, 3), first)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "largest"),
+    [
+        ({}, 6 * 12 * 16 * 3 - 1),
+        ({"of_1": {"height": 13}}, 2**30),
+        ({"of_5": {"width": 8, "height": 24}}, 2**30),
+    ],
+)
+def test_others_are_decoded_at_each_use(tmp_path, monkeypatch, sizes, largest):
+    path = written_small(tmp_path, **sizes)
+    options = {"data_dir": path, "image_size": 8}
+    usual = batches(data.load("image_folder", **options), 2)
+    monkeypatch.setattr(resident, "LARGEST", largest)
+    monkeypatch.setattr(resident, "CHUNK", 4)
+    dataset = data.load("image_folder", **options)
+    assert_same(batches(dataset, 2), usual)
+    shutil.rmtree(path / "train")
+    with pytest.raises(tf.errors.OpError, match="No such file"):
+        batches(dataset, 2)
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bn import models
+from keras_bn import models, recipes, training
 from keras_bn.models import blocks
 from keras_bn.models.inception import BLOCKS, LITERAL_BLOCKS, STEM, output_sizes
 
@@ -46,6 +46,15 @@ def test_the_table_has_the_parameters_of_the_network():
     literal = models.inception(norm="none", table="literal")
     assert kernels + sum(channels) + classifier == 11_268_512
     assert trainable(literal) == 11_268_512
+
+
+def test_a_recipe_names_its_table():
+    recipe = recipes.get("bn_baseline").replace(width=0.5, image_size=16)
+    for table, channels in (("exact", 288), ("literal", 304)):
+        model = training.build_model(
+            recipe.replace(table=table), input_shape=(16, 16, 3), classes=3
+        )
+        assert dict(output_sizes(model))["4d"] == (8, 8, channels)
 
 
 def test_with_the_auxiliary_head_it_has_those_that_the_paper_prints():

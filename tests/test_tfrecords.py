@@ -92,7 +92,6 @@ def test_shards_give_the_images_of_their_source(
     shards = data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
     direct = data.load("image_folder", data_dir=source, image_size=8)
     assert shards.classes == 2
-    assert shards.first_label == first_label
     assert (shards.train_examples, shards.test_examples) == (12, 4)
 
     def by_content(dataset):
@@ -281,7 +280,7 @@ def test_labels_count_from_zero_or_one(tmp_path, labels, names, classes, first):
     if names:
         (tmp_path / "classes.txt").write_text("name\n" * names)
     dataset = data.load("tfrecords", data_dir=tmp_path, image_size=8)
-    assert (dataset.classes, dataset.first_label) == (classes, first)
+    assert dataset.classes == classes
     ((_, y),) = dataset.test(batch_size=9).as_numpy_iterator()
     assert y.tolist() == [label - first for label in labels]
 
@@ -302,6 +301,30 @@ def test_labels_without_a_class_are_refused(tmp_path, labels, names):
 def test_records_of_something_else_are_named(tmp_path, field):
     write_records(tmp_path / "train-00000-of-00001", [0], **{field: None})
     with pytest.raises(DataError, match=rf"does not hold.*{field}"):
+        data.load("tfrecords", data_dir=tmp_path, image_size=8)
+
+
+def test_damaged_images_of_shards_made_elsewhere_are_left_out(tmp_path, caplog):
+    write_records(tmp_path / "train-00000-of-00002", [0, 1, 1])
+    write_records(
+        tmp_path / "train-00001-of-00002", [0, 1], **{"image/encoded": b"no"}
+    )
+    write_records(tmp_path / "validation-00000-of-00001", [1, 0])
+    dataset = data.load("tfrecords", data_dir=tmp_path, image_size=8)
+    assert (dataset.train_examples, dataset.test_examples) == (3, 2)
+    assert dataset.shard_sizes == (3,)
+    assert [name.split(":")[0] for name in dataset.skipped] == [
+        "train-00001-of-00002"
+    ] * 2
+    assert "2 damaged images are left out: train-00001-of" in caplog.text
+    labels = np.concatenate(
+        [y for _, y in batches(dataset, 2, batch_size=3, shuffle="within")]
+    )
+    assert sorted(labels) == [0, 0, 1, 1, 1, 1]
+    write_records(
+        tmp_path / "train-00000-of-00002", [0], **{"image/encoded": b""}
+    )
+    with pytest.raises(DataError, match="no training image decodes"):
         data.load("tfrecords", data_dir=tmp_path, image_size=8)
 
 
@@ -328,7 +351,7 @@ def test_the_command_converts_and_counts(source, tmp_path):
     assert done.stdout == "train: 12, validation: 4, skipped: 0\n"
     assert "train: 2/2 shards, 12 images" in done.stderr
     dataset = data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
-    assert dataset.first_label == 1
+    assert sorted(set(dataset.training_images.labels)) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 """Batches of images from encoded files, each a function of seed and step."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_bn.data import augment
+from keras_bn.data import augment, resident, views
 from keras_bn.data.arrays import BatchOrder, share
 from keras_bn.data.records import Images
 
@@ -18,16 +19,14 @@ _LOG = logging.getLogger(__name__)
 
 #: Test images that a network is looked at with.
 PROBE = 256
-#: Field names of the common ImageNet TFRecords.
-FEATURES = {
-    "image/encoded": tf.io.FixedLenFeature([], tf.string),
-    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageDataset:
     """Training and test images that stay in their files.
+
+    Small ones of one size are kept in memory from their first use on, decoded
+    (`keras_bn.data.resident`).
 
     Attributes:
         name: Name of the data set.
@@ -37,7 +36,6 @@ class ImageDataset:
         test_images: The test part.
         padded: Whether images are tiny, so that training moves them about
             instead of cutting parts out.
-        first_label: The label, in TFRecords, of the first class.
         shard_sizes: Numbers of images that lie together, in order.
         skipped: Files that are no images: name to reason.
     """
@@ -48,7 +46,6 @@ class ImageDataset:
     training_images: Images
     test_images: Images
     padded: bool = False
-    first_label: int = 0
     shard_sizes: tuple[int, ...] = ()
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -90,15 +87,8 @@ class ImageDataset:
         """
         chosen = np.linspace(0, self.test_examples - 1, size).astype(int)
         chosen = np.unique(chosen)
-        images = self.test_images
         some = dataclasses.replace(
-            self,
-            test_images=dataclasses.replace(
-                images,
-                records=[images.records[row] for row in chosen],
-                labels=images.labels[chosen],
-            ),
-            skipped={},
+            self, test_images=self.test_images.only(chosen), skipped={}
         )
         ((x, y),) = some.test(batch_size=len(chosen)).as_numpy_iterator()
         return x, y
@@ -136,33 +126,32 @@ class ImageDataset:
             shuffle=shuffle,
             shard_sizes=self.shard_sizes,
         )
+        images = self._training
         numbers = share(np.arange(batch_size, dtype=np.int32), part)
 
-        def rows(step: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-            own = share(order.rows(int(step), 1)[0], part)
-            return (
-                *self._read(self.training_images, own),
-                int(step) * batch_size + numbers.astype(np.int64),
-            )
+        def rows(step: int) -> NDArray[np.int32]:
+            return share(order.rows(step, 1)[0], part)
 
-        def view(data: Any, label: Any, number: Any) -> tuple[Any, Any]:
-            data, label = self._parsed(self.training_images, data, label)
-            image = augment.training_view(
-                data,
-                tf.stack([tf.constant(seed, tf.int64), number]),
+        def views_of(step: Any, taken: Any, labels: Any) -> tuple[Any, Any]:
+            draws = tf.random.stateless_uniform(
+                (batch_size, augment.DRAWS),
+                tf.stack([tf.constant(seed, tf.int64), step]),
+            )
+            found = augment.training_views(
+                taken,
+                tf.gather(draws, numbers),
                 size=self.image_size,
                 distortion=distortion,
                 padded=self.padded,
             )
-            return image, label
+            return found, labels
 
-        steps = tf.data.Dataset.counter(start_step)
-        kinds = (tf.string, tf.int32, tf.int64)
-        batches = steps.map(
-            lambda step: tf.numpy_function(rows, [step], kinds),
-            num_parallel_calls=1,
+        return (
+            tf.data.Dataset.counter(start_step)
+            .map(lambda step: (step, *resident.taken(images, rows, step)))
+            .map(views_of, num_parallel_calls=tf.data.AUTOTUNE)
+            .prefetch(2)
         )
-        return _batched(batches, view, len(numbers)).prefetch(2)
 
     def test(
         self,
@@ -176,7 +165,7 @@ class ImageDataset:
         Args:
             batch_size: Images of a whole batch; the last may have fewer.
             part: As of `train`.
-            crops: Views of each image, one of `augment.CROPS`; with more than
+            crops: Views of each image, one of `views.CROPS`; with more than
                 one, a batch is `[N, crops, image_size, image_size, 3]`.
         """
         examples = np.arange(self.test_examples, dtype=np.int32)
@@ -185,63 +174,38 @@ class ImageDataset:
             for first in range(0, len(examples), batch_size)
         ]
 
-        def rows(batch: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-            return self._read(self.test_images, shares[int(batch)])
+        images = self._test
 
-        def view(data: Any, label: Any) -> tuple[Any, Any]:
-            data, label = self._parsed(self.test_images, data, label)
+        def view(image: Any) -> Any:
             if crops > 1:
-                size = self.image_size
-                views = augment.test_views(data, size=size, crops=crops)
-                return views, label
-            image = augment.test_view(
-                data, size=self.image_size, padded=self.padded
+                return views.test_views(
+                    image, size=self.image_size, crops=crops
+                )
+            return views.test_view(
+                image, size=self.image_size, padded=self.padded
             )
-            return image, label
 
-        batches = tf.data.Dataset.range(len(shares)).map(
-            lambda batch: tf.numpy_function(
-                rows, [batch], (tf.string, tf.int32)
-            ),
-            num_parallel_calls=1,
+        shape = (*([crops] if crops > 1 else []), *self.input_shape)
+
+        def views_of(taken: Any, labels: Any) -> tuple[Any, Any]:
+            found = tf.map_fn(
+                view, taken, fn_output_signature=tf.TensorSpec(shape)
+            )
+            return found, labels
+
+        return (
+            tf.data.Dataset.range(len(shares))
+            .map(
+                lambda batch: resident.taken(images, shares.__getitem__, batch)
+            )
+            .map(views_of, num_parallel_calls=tf.data.AUTOTUNE)
+            .prefetch(2)
         )
-        views = _batched(batches, view, len(shares[0]))
-        if not shares[-1].size:
-            views = views.concatenate(_empty_batch(views))
-        return views.prefetch(2)
 
-    def _read(
-        self, images: Images, rows: NDArray[np.int32]
-    ) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
-        data = np.array([images.records[row].read() for row in rows], object)
-        return data, images.labels[rows]
+    @functools.cached_property
+    def _training(self) -> Images | resident.Pixels:
+        return resident.kept(self.training_images)
 
-    def _parsed(self, images: Images, data: Any, label: Any) -> tuple[Any, Any]:
-        """Encoded image and label, also where both lie in an Example."""
-        if not images.parsed:
-            return data, label
-        example = tf.io.parse_single_example(data, FEATURES)
-        label = example["image/class/label"] - self.first_label
-        return example["image/encoded"], tf.cast(label, tf.int32)
-
-
-def _batched(batches: Any, view: Any, size: int) -> Any:
-    """Images of all batches are made side by side, then put together again."""
-
-    def separately(*columns: Any) -> Any:
-        columns = tuple(tf.ensure_shape(c, (None,)) for c in columns)
-        return tf.data.Dataset.from_tensor_slices(columns)
-
-    views = batches.flat_map(separately).map(
-        view, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    return views.batch(size)
-
-
-def _empty_batch(batches: Any) -> Any:
-    """A data set of one batch without examples."""
-    empty = [
-        tf.zeros([0, *spec.shape[1:]], spec.dtype)
-        for spec in batches.element_spec
-    ]
-    return tf.data.Dataset.from_tensors(tuple(empty))
+    @functools.cached_property
+    def _test(self) -> Images | resident.Pixels:
+        return resident.kept(self.test_images)

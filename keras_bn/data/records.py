@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,16 +67,31 @@ class Images:
     Attributes:
         records: Where they are.
         labels: Their classes `[N]`, int32, from 0.
-        parsed: Whether a record is a `tf.train.Example` with image and label
-            inside, rather than the image itself; labels are then all -1.
+        in_examples: Whether a record is a `tf.train.Example` with the image
+            inside, rather than the image itself.
     """
 
     records: Sequence[Record]
     labels: NDArray[np.int32]
-    parsed: bool = False
+    in_examples: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def take(
+        self, rows: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
+        """The records of some rows, `[n]` bytes, and their labels `[n]`."""
+        data = np.array([self.records[row].read() for row in rows], object)
+        return data, self.labels[rows]
+
+    def only(self, rows: NDArray[np.integer[Any]]) -> "Images":
+        """Some of the images, not read yet."""
+        return dataclasses.replace(
+            self,
+            records=[self.records[row] for row in rows],
+            labels=self.labels[rows],
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,8 @@ on. The field names are those of the common ImageNet shards; labels count from
 0, unless `--first_label=1`.
 """
 
+import collections
+import dataclasses
 import logging
 import re
 import sys
@@ -18,13 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from keras_bn.data import conversion, records, verification
 from keras_bn.data.arrays import DataError
-from keras_bn.data.conversion import CLASSES
-from keras_bn.data.images import FEATURES, ImageDataset
+from keras_bn.data.conversion import CLASSES, ORIGIN
+from keras_bn.data.images import ImageDataset
+from keras_bn.data.records import Images
+from keras_bn.data.resident import ENCODED
 
 _LOG = logging.getLogger(__name__)
+#: Field names of the common ImageNet TFRecords.
+FEATURES = {**ENCODED, "image/class/label": tf.io.FixedLenFeature([], tf.int64)}
 _NAME = re.compile(r"(train|validation|val|test)-(\d{5})-of-(\d{5})")
 
 
@@ -49,17 +56,22 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
     parts = {part: _shards(folder, part) for part in ("train", "test")}
     if not parts["train"]:
         raise DataError(f"{folder} holds no shards named train-00000-of-...")
-    listed = {part: records.in_shards(p) for part, p in parts.items()}
-    train, test = (
-        records.Images(
-            flat := [r for shard in listed[part] for r in shard],
-            np.full(len(flat), -1, np.int32),
-            parsed=True,
-        )
-        for part in ("train", "test")
-    )
-    if not len(train):
+    listed = {part: _images(p) for part, p in parts.items()}
+    if not len(listed["train"]):
         raise DataError(f"{folder}: the training shards hold no records")
+    classes, first = _classes(
+        folder, np.concatenate([images.labels for images in listed.values()])
+    )
+    skipped: dict[str, str] = {}
+    for part, images in listed.items():
+        if not (folder / ORIGIN).exists():  # Nobody has decoded them yet.
+            images, damaged = verification.whole(images)
+            skipped |= damaged
+        labels = images.labels - np.int32(first)
+        listed[part] = dataclasses.replace(images, labels=labels)
+    train, test = listed.values()
+    if not len(train):
+        raise DataError(f"{folder}: no training image decodes")
     if not len(test):
         _LOG.warning(
             "%s has no validation shards: accuracy is measured on the "
@@ -67,16 +79,15 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
             folder,
         )
         test = train
-    labels = _labels([*parts["train"], *parts["test"]])
-    classes, first = _classes(folder, *labels)
+    sizes = collections.Counter(record.file for record in train.records)
     return ImageDataset(
         name="tfrecords",
         classes=classes,
         image_size=image_size,
         training_images=train,
         test_images=test,
-        first_label=first,
-        shard_sizes=tuple(len(shard) for shard in listed["train"]),
+        shard_sizes=tuple(sizes.values()),
+        skipped=skipped,
     )
 
 
@@ -100,29 +111,30 @@ def _shards(folder: Path, part: str) -> list[Path]:
     return [found[key] for key in wanted]
 
 
-def _labels(paths: Sequence[Path]) -> tuple[int, int]:
-    """The smallest and the largest label in shards, all checksums read."""
-    examples = tf.data.TFRecordDataset(
-        [str(path) for path in paths], num_parallel_reads=tf.data.AUTOTUNE
-    )
-    labels = examples.batch(256).map(
+def _images(paths: Sequence[Path]) -> Images:
+    """The images in shards and their labels as written, all checksums read."""
+    listed = [record for shard in records.in_shards(paths) for record in shard]
+    examples = tf.data.TFRecordDataset([str(path) for path in paths])
+    labels_of = examples.batch(256).map(
         lambda batch: tf.io.parse_example(batch, FEATURES)["image/class/label"]
     )
     try:
-        every = np.concatenate(list(labels.as_numpy_iterator()))
+        found = [np.empty(0, np.int64), *labels_of.as_numpy_iterator()]
     except tf.errors.OpError as error:
         raise DataError(
             f"{paths[0].parent}: a shard is damaged, or a record does not hold "
             f"image/encoded and image/class/label: {verification.reason(error)}"
         ) from None
-    return int(every.min()), int(every.max())
+    labels = np.concatenate(found).astype(np.int32)
+    return Images(listed, labels, in_examples=True)
 
 
-def _classes(folder: Path, smallest: int, largest: int) -> tuple[int, int]:
+def _classes(folder: Path, labels: NDArray[np.int32]) -> tuple[int, int]:
     """The number of classes, and the label of the first.
 
     Without names, the smallest label is the first class'.
     """
+    smallest, largest = int(labels.min()), int(labels.max())
     path = folder / CLASSES
     if path.exists():
         classes = len(path.read_text("utf-8").splitlines())

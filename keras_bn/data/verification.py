@@ -7,15 +7,15 @@ errors for a fraction of the time.
 """
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_bn.data import augment
+from keras_bn.data import resident
 from keras_bn.data.arrays import DataError
+from keras_bn.data.decoding import decoded
 from keras_bn.data.records import Images, Tree
 
 #: Images read and decoded at a time.
@@ -28,15 +28,21 @@ def verified(tree: Tree) -> Tree:
     Raises:
         DataError: If no training image is left.
     """
-    parts, skipped = [], dict(tree.skipped)
-    for images in (tree.train, tree.test):
-        found = undecodable(images)
-        parts.append(_without(images, found))
-        skipped |= {images.records[row].name: why for row, why in found.items()}
-    train, test = parts
+    train, no_train = whole(tree.train)
+    test, no_test = whole(tree.test)
     if not len(train):
         raise DataError("no training image decodes")
+    skipped = {**tree.skipped, **no_train, **no_test}
     return dataclasses.replace(tree, train=train, test=test, skipped=skipped)
+
+
+def whole(images: Images) -> tuple[Images, dict[str, str]]:
+    """The images that decode; of the others, name to reason."""
+    found = undecodable(images)
+    rows = np.setdiff1d(np.arange(len(images)), list(found))
+    return images.only(rows.astype(np.int64)), {
+        images.records[row].name: why for row, why in found.items()
+    }
 
 
 def undecodable(images: Images) -> dict[int, str]:
@@ -48,16 +54,16 @@ def undecodable(images: Images) -> dict[int, str]:
             next(looked_at)  # An error leaves the chunks after it as they are.
         except tf.errors.OpError:
             for row in range(first, min(first + CHUNK, len(images))):
-                why = complaint(images.records[row].read())
+                why = complaint(_encoded(images, row))
                 if why:
                     found[row] = why
     return found
 
 
-def complaint(data: bytes) -> str:
+def complaint(image: Any) -> str:
     """Why an encoded image does not decode; empty if it does."""
     try:
-        augment.decoded(tf.constant(data), side=1)
+        decoded(tf.convert_to_tensor(image), side=1)
     except tf.errors.OpError as error:
         return f"it does not decode: {reason(error)}"
     return ""
@@ -68,34 +74,25 @@ def reason(error: tf.errors.OpError) -> str:
     return str(error.message).splitlines()[0][:200]
 
 
-def _without(images: Images, rows: Collection[int]) -> Images:
-    kept = [row for row in range(len(images)) if row not in rows]
-    return dataclasses.replace(
-        images,
-        records=[images.records[row] for row in kept],
-        labels=images.labels[kept],
-    )
+def _encoded(images: Images, row: int) -> Any:
+    """The image of a row, out of its Example if it is in one."""
+    return resident.taken(images, lambda row: np.array([row]), row)[0][0]
 
 
 def _decoded_chunks(images: Images) -> Any:
     """A data set of one element a chunk; an error where one does not decode."""
 
-    def read(first: NDArray[np.int64]) -> NDArray[np.object_]:
-        records = images.records[int(first) : int(first) + CHUNK]
-        return np.array([record.read() for record in records], object)
+    def rows(first: int) -> NDArray[np.int64]:
+        return np.arange(first, min(first + CHUNK, len(images)))
 
-    def height(data: Any) -> Any:
-        return tf.shape(augment.decoded(data, side=1))[0]
+    def height(image: Any) -> Any:
+        return tf.shape(decoded(image, side=1))[0]
 
     return (
         tf.data.Dataset.range(0, len(images), CHUNK)
-        .map(lambda first: tf.numpy_function(read, [first], tf.string))
+        .map(lambda first: resident.taken(images, rows, first)[0])
         .map(
-            lambda data: tf.map_fn(
-                height,
-                tf.ensure_shape(data, (None,)),
-                fn_output_signature=tf.int32,
-            ),
+            lambda data: tf.map_fn(height, data, fn_output_signature=tf.int32),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     )
