@@ -9,13 +9,12 @@ import dataclasses
 import html
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 
 from analysis import event_file, readers, summaries
@@ -306,21 +305,15 @@ $recipes
 """)
 
 
-def main(argv: list[str]) -> int:
-    """Writes the report; returns the exit code."""
-    if argv[1:]:
-        print(f"report: only flags are taken. Received: {argv[1]}")
-        return 2
-    try:
-        lines = write_report(FLAGS.logdir, FLAGS.output)
-    except (readers.ReadError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(lines))
-    return 0
+def main() -> None:
+    """Writes the report, prints its figures."""
+    print("\n".join(write_report(FLAGS.logdir, FLAGS.output)))
 
 
 if __name__ == "__main__":
+    # Here, as it loads TensorFlow, which reports do without.
+    from keras_bn.command_line import Command
+
     flags.DEFINE_string("logdir", "runs", "folder of the runs")
     flags.DEFINE_string("output", "report", "folder to write")
-    app.run(main)
+    Command("report", main).run()
