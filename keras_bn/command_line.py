@@ -16,8 +16,8 @@ class Command:
 
     Its exit code is 0, or what `main` returns; 2 if it was not used as it
     must be (a `ValueError`, a wrong flag), 1 for what else the user can mend
-    (an `ExpectedError`, an `OSError`), 130 after Ctrl-C. Then one line on standard
-    error says why.
+    (an `ExpectedError`, an `OSError`), 130 after Ctrl-C. Then one line on
+    standard error says why.
 
     Attributes:
         name: What that line begins with.
