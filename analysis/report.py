@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from analysis import event_file, readers, summaries
 from analysis.figures import figure1, figure2, jacobians
 from analysis.table import Run, Table
+from analysis.text import text_table
 
 FLAGS = flags.FLAGS
 
@@ -64,8 +65,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     _write(folder / "index.html", page.encode("utf-8"))
     _write_images(Path(logdir), pictures)
     return [
-        *_text_table(key_figures(table)),
-        *_text_table(_variants(table)),
+        *text_table(key_figures(table)),
+        *text_table(_variants(table)),
         *missing,
         f"Written: {folder / 'index.html'}, "
         + ", ".join(f"{picture.name}.png" for picture in pictures),
@@ -205,19 +206,6 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
     for picture in pictures:
         writer.image(picture.name, picture.png, step=0)
     writer.close()
-
-
-def _text_table(rows: list[list[str]]) -> list[str]:
-    if not rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def _page(table: Table, pictures: list[Picture], missing: list[str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from analysis import autodiff, event_file, summaries
+from analysis import autodiff, summaries
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import Array, UpdateCallback
 from analysis.layout import Category, Lines
@@ -106,7 +106,7 @@ gradients (section 3.3 of the paper)."""
         names = {summaries.tag("weights", n, "norm"): n for n in self.own}
         written = sorted(
             (step, tag, value)
-            for tag, step, value in event_file.scalars(self._writer.folder)
+            for tag, step, value in self._writer.scalars()
             if tag in names
         )
         first: dict[str, float] = {}

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis import autodiff, probes, summaries
+from analysis import autodiff, probes
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures.jacobian import Jacobian, Mode
 from analysis.measures.spectra import Method
+from analysis.readings import Sink
 
 #: Points of a density that its histogram is made of.
 _POINTS = 200
@@ -47,7 +48,7 @@ under *histograms*."""
 
     def __init__(
         self,
-        writer: summaries.Writer,
+        writer: Sink,
         *,
         mode: Mode = "inference",
         k: int = 5,

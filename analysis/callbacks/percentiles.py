@@ -11,6 +11,7 @@ from analysis.measures import samples
 from analysis.measures.moments import moments
 from analysis.measures.percentiles import PAPER_PERCENTILES, percentiles
 from analysis.measures.saturation import saturation
+from analysis.readings import Sink
 
 
 class PercentilesCallback(CapturingCallback):
@@ -50,7 +51,7 @@ looks cut."""
 
     def __init__(
         self,
-        writer: summaries.Writer,
+        writer: Sink,
         *,
         q: Sequence[float] = PAPER_PERCENTILES,
         unit: int = 0,

@@ -50,6 +50,10 @@ class Preset:
     schedule: Schedule
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    def size(self, measure: str) -> int:
+        """The most examples of a measure."""
+        return self.examples.get(measure, MEASURES[measure].examples)
+
 
 #: From nearly free to everything. Logarithmic schedules look often while much
 #: changes and cost less and less of a long run.
@@ -106,35 +110,51 @@ def watch(
         ValueError: For a preset that there is not and a probe without
             examples.
     """
-    if preset not in PRESETS:
-        raise ValueError(
-            f"preset must be one of {', '.join(PRESETS)}. "
-            f"Received: preset={preset}"
-        )
-    chosen = PRESETS[preset]
-    most = max(
-        chosen.examples.get(name, MEASURES[name].examples)
-        for name in chosen.measures
-    )
-    whole = probes.as_probe(probe, size=most, seed=seed)
-    measures = [
-        name
-        for name in chosen.measures
-        if whole.targets is not None or name not in _OF_THE_LOSS
-    ]
+    chosen = find_preset(preset)
     return _callbacks(
         Path(folder),
-        measures={
-            name: whole.part(
-                chosen.examples.get(name, MEASURES[name].examples), seed=seed
-            )
-            for name in measures
-        },
+        measures=parts(
+            probe,
+            {name: chosen.size(name) for name in chosen.measures},
+            seed=seed,
+        ),
         schedule=schedule or chosen.schedule,
         layers=layers,
         hyperparameters=hyperparameters or {},
         seed=seed,
     )
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; `ValueError` if there is none."""
+    if name not in PRESETS:
+        raise ValueError(
+            f"preset must be one of {', '.join(PRESETS)}. "
+            f"Received: preset={name}"
+        )
+    return PRESETS[name]
+
+
+def parts(
+    probe: Any, sizes: Mapping[str, int], *, seed: int = 0
+) -> dict[str, probes.Probe]:
+    """The examples of each measure.
+
+    Args:
+        probe: As of `watch`.
+        sizes: The most examples, by measure.
+        seed: Of the choice.
+
+    Returns:
+        A probe per measure, without the measures that need targets where
+        there are none.
+    """
+    whole = probes.as_probe(probe, size=max(sizes.values()), seed=seed)
+    return {
+        name: whole.part(size, seed=seed)
+        for name, size in sizes.items()
+        if whole.targets is not None or name not in _OF_THE_LOSS
+    }
 
 
 def for_run(

@@ -52,6 +52,7 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
     from analysis.claims.claim import Setting
     from analysis.claims.registry import CLAIMS
     from analysis.claims.runs import Runs
+    from analysis.figures import style
 
     # Many small models are traced; TensorFlow takes it for a mistake.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -80,7 +81,8 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
         if FLAGS.figures and claim.draw:
             name = claim.measure.__module__.rsplit(".", 1)[-1]
             path = Path(FLAGS.figures) / f"claim-{name}.png"
-            _write_png(path, claim.draw(setting))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            style.save(claim.draw(setting), path)
     return rows
 
 
@@ -159,13 +161,6 @@ def _commit() -> str:
         check=False,
     )
     return described.stdout.strip() or "unknown"
-
-
-def _write_png(path: Path, figure: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":
