@@ -18,7 +18,9 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -31,31 +33,68 @@ from analysis.callbacks.sets import PRESETS
 from analysis.figures import inspection as pictures
 from analysis.figures import style
 from analysis.readings import Readings
-from keras_bn import data, run_folder
+from keras_bn import data as datasets
+from keras_bn import run_folder
 from keras_bn.command_line import Command
 from keras_bn.errors import ExpectedError
 
 FLAGS = flags.FLAGS
+_OPTIONS = (
+    "data",
+    "output",
+    "preset",
+    "measures",
+    "layers",
+    "examples",
+    "seed",
+)
 
 
 def main(model_file: str) -> None:
-    """Inspects, prints tables, writes JSON and pictures."""
+    """Inspects what the flags ask for."""
+    inspect_file(
+        model_file,
+        **{name: FLAGS[name].value for name in _OPTIONS},
+    )
+
+
+def inspect_file(
+    model_file: str | Path,
+    *,
+    data: str | None,
+    output: str | None = None,
+    layers: Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> None:
+    """Inspects a model, prints tables, writes JSON and pictures.
+
+    Args:
+        model_file: The `.keras` file.
+        data: See the module.
+        output: Folder to write; `None` for one beside the model.
+        layers: Names or regular expressions; empty for the default.
+        seed: Of every random choice.
+        **options: As of `analysis.inspect_model`.
+
+    Raises:
+        ValueError: For what `inspect_model` refuses.
+        ExpectedError: If a file cannot be read.
+    """
     path = Path(model_file)
     model = load_model(path)
     readings = inspection.inspect_model(
         model,
-        probe=load_probe(FLAGS.data, model),
-        preset=FLAGS.preset,
-        measures=FLAGS.measures,
-        layers=_selectors(),
-        examples=FLAGS.examples,
-        seed=FLAGS.seed,
+        probe=load_probe(data, model),
+        layers=_selectors(layers),
+        seed=seed,
+        **options,
     )
     print("\n".join(inspection.tables(readings.numbers)))
     for tag, reason in readings.remarks.items():
         print(f"{tag.replace('/', ' ')}: {reason}")
-    folder = Path(FLAGS.output or f"{path.with_suffix('')}-inspection")
-    write(folder, readings, model=path.name)
+    folder = Path(output or f"{path.with_suffix('')}-inspection")
+    write(folder, readings, model=path.name, data=data, seed=seed)
     print(f"Written: {folder}")
 
 
@@ -94,7 +133,7 @@ def load_probe(source: str | None, model: keras.Model) -> probes.Probe:
             "images are for models of images of one size. Received: input "
             f"shape {shape}"
         )
-    images = data.load(
+    images = datasets.load(
         "tfrecords" if of_shards else "image_folder",
         data_dir=path,
         image_size=shape[1],
@@ -102,16 +141,14 @@ def load_probe(source: str | None, model: keras.Model) -> probes.Probe:
     return probes.Probe(*images.probe())
 
 
-def write(folder: Path, readings: Readings, *, model: str) -> None:
+def write(folder: Path, readings: Readings, **about: Any) -> None:
     """Writes `inspection.json` and a picture per measure."""
     folder.mkdir(parents=True, exist_ok=True)
     device = ", ".join(keras.distribution.list_devices())
     run_folder.write_json(
         folder / "inspection.json",
         {
-            "model": model,
-            "data": FLAGS.data,
-            "seed": FLAGS.seed,
+            **about,
             "environment": run_folder.environment(device=device),
             "numbers": {k: _finite(v) for k, v in readings.numbers.items()},
             "distributions": {
@@ -129,10 +166,11 @@ def write(folder: Path, readings: Readings, *, model: str) -> None:
 def _probe_of_arrays(path: Path, model: keras.Model) -> probes.Probe:
     """The probe of an `.npz` file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
             arrays = {name: file[name] for name in file}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise data.DataError(f"{path} cannot be read: {error}") from error
+        raise datasets.DataError(f"{path} cannot be read: {error}") from error
     names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
     inputs = (
         {name: arrays[name] for name in names}
@@ -140,17 +178,17 @@ def _probe_of_arrays(path: Path, model: keras.Model) -> probes.Probe:
         else arrays.get("x", arrays.get("x_test"))
     )
     if inputs is None:
-        raise data.DataError(
+        raise datasets.DataError(
             f"{path} must hold x, x_test or the model's inputs. Received: "
             f"{', '.join(arrays) or 'nothing'}"
         )
     return probes.Probe(inputs, arrays.get("y", arrays.get("y_test")))
 
 
-def _selectors() -> list[re.Pattern[str]] | None:
-    """The layers asked for; a name is a regular expression of itself."""
+def _selectors(layers: Sequence[str]) -> list[re.Pattern[str]] | None:
+    """A name is a regular expression of itself."""
     try:
-        return [re.compile(name) for name in FLAGS.layers] or None
+        return [re.compile(name) for name in layers] or None
     except re.error as error:
         raise ValueError(
             "layers must be names or regular expressions. Received: "
@@ -163,21 +201,18 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-COMMAND = Command("inspect", main, ("MODEL.keras",))
-
-flags.DEFINE_string("data", None, "file or folder of examples; see above")
-flags.DEFINE_enum("preset", "standard", [*PRESETS], "what to measure")
-flags.DEFINE_list(
-    "measures", [], f"of {', '.join(inspection.MEASURES)} [the preset's]"
-)
-flags.DEFINE_list(
-    "layers", [], "names or regular expressions [each measure's default]"
-)
-flags.DEFINE_integer(
-    "examples", None, "most for each measure [the preset's]", lower_bound=1
-)
-flags.DEFINE_integer("seed", 0, "of the choice of examples", lower_bound=0)
-flags.DEFINE_string("output", None, "folder to write [<model>-inspection]")
-
 if __name__ == "__main__":
-    COMMAND.run()
+    flags.DEFINE_string("data", None, "file or folder of examples; see above")
+    flags.DEFINE_enum("preset", "standard", [*PRESETS], "what to measure")
+    flags.DEFINE_list(
+        "measures", [], f"of {', '.join(inspection.MEASURES)} [the preset's]"
+    )
+    flags.DEFINE_list(
+        "layers", [], "names or regular expressions [each measure's default]"
+    )
+    flags.DEFINE_integer(
+        "examples", None, "most for each measure [the preset's]", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", 0, "of the choice of examples", lower_bound=0)
+    flags.DEFINE_string("output", None, "folder to write [<model>-inspection]")
+    Command("inspect", main, ("MODEL.keras",)).run()
