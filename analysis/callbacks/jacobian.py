@@ -10,11 +10,15 @@ from analysis import autodiff, probes
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures.jacobian import Jacobian, Mode
+from analysis.measures.lanczos import Effort
 from analysis.measures.spectra import Method
 from analysis.readings import Sink
 
 #: Points of a density that its histogram is made of.
 _POINTS = 200
+
+#: One random vector for each example: what is shown are means over examples.
+_EFFORT = Effort(iterations=15, probes=1)
 
 
 class JacobianCallback(CapturingCallback):
@@ -76,7 +80,7 @@ under *histograms*."""
     def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
         """The singular values of one block."""
         spectrum = self._jacobians[block.name].spectrum(
-            values, method=self._method, seed=self._seed
+            values, method=self._method, seed=self._seed, effort=_EFFORT
         )
         exact = spectrum.method == "exact"
         largest = np.atleast_2d(spectrum.values).mean(axis=0)

@@ -2,11 +2,13 @@
 """Ready-made sets of callbacks."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from analysis import probes, schedules, summaries
 from analysis.callbacks.base import MeasureCallback
@@ -32,6 +34,9 @@ MEASURES: dict[str, type[MeasureCallback]] = {
     )
 }
 
+#: However large they are, statistics need some examples.
+FEWEST = 64
+
 #: Measures that take gradients of the loss and so need targets.
 _OF_THE_LOSS = ("covariate_shift", "landscape")
 
@@ -44,11 +49,14 @@ class Preset:
         measures: Names in `MEASURES`.
         schedule: The steps.
         examples: Per measure, the most examples; others take their default.
+        numbers: Most numbers in these examples together, but at least
+            `FEWEST` examples: large ones, as images, say more each.
     """
 
     measures: tuple[str, ...]
     schedule: Schedule
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    numbers: float = math.inf
 
     def size(self, measure: str) -> int:
         """The most examples of a measure."""
@@ -62,16 +70,18 @@ PRESETS = {
         ("percentiles", "gradients"),
         schedules.logarithmic(per_decade=5),
         {"percentiles": 256, "gradients": 64},
+        numbers=2**19,
     ),
     "standard": Preset(
         ("percentiles", "jacobian", "covariance", "gradients"),
-        schedules.logarithmic(per_decade=10),
+        schedules.logarithmic(per_decade=5),
         {
             "percentiles": 500,
-            "jacobian": 4,
+            "jacobian": 2,
             "covariance": 500,
             "gradients": 128,
         },
+        numbers=2**19,
     ),
     "full": Preset(
         tuple(MEASURES),
@@ -116,6 +126,7 @@ def watch(
         measures=parts(
             probe,
             {name: chosen.size(name) for name in chosen.measures},
+            numbers=chosen.numbers,
             seed=seed,
         ),
         schedule=schedule or chosen.schedule,
@@ -136,13 +147,18 @@ def find_preset(name: str) -> Preset:
 
 
 def parts(
-    probe: Any, sizes: Mapping[str, int], *, seed: int = 0
+    probe: Any,
+    sizes: Mapping[str, int],
+    *,
+    numbers: float = math.inf,
+    seed: int = 0,
 ) -> dict[str, probes.Probe]:
     """The examples of each measure.
 
     Args:
         probe: As of `watch`.
         sizes: The most examples, by measure.
+        numbers: As of `Preset`.
         seed: Of the choice.
 
     Returns:
@@ -150,8 +166,10 @@ def parts(
         there are none.
     """
     whole = probes.as_probe(probe, size=max(sizes.values()), seed=seed)
+    each = sum(np.size(x[0]) for x in keras.tree.flatten(whole.inputs))
+    most = max(FEWEST, numbers / max(1, each))
     return {
-        name: whole.part(size, seed=seed)
+        name: whole.part(int(min(size, most)), seed=seed)
         for name, size in sizes.items()
         if whole.targets is not None or name not in _OF_THE_LOSS
     }
