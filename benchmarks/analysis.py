@@ -189,7 +189,7 @@ def count_time(
 
 def callbacks_cost(task: Any) -> dict[str, Any]:
     """Ratios and shares of each preset on one network."""
-    runs = {name: Training(task, name) for name in ("none", *PRESETS)}
+    runs = {name: Training(task, name) for name in ("none", *FLAGS.presets)}
     for run in list(runs.values()) * FLAGS.rounds:
         run()
     plain = runs["none"]
@@ -197,7 +197,7 @@ def callbacks_cost(task: Any) -> dict[str, Any]:
     rows: dict[str, Any] = {
         "none": {"steps": task.steps, "seconds": plain.seconds}
     }
-    for name in PRESETS:
+    for name in FLAGS.presets:
         run = runs[name]
         same = all(map(np.array_equal, plain.state, run.state))
         if not same:
@@ -305,7 +305,7 @@ def _timed(method: Callable[[], float]) -> dict[str, float]:
 def print_callbacks(name: str, rows: dict[str, Any]) -> None:
     """A line per preset: ratio of times, share of all callbacks, of each."""
     print(f"{name}, {rows['none']['steps']:,} steps")
-    for preset in PRESETS:
+    for preset in FLAGS.presets:
         row = rows[preset]
         shares = "  ".join(
             f"{callback.removesuffix('Callback')} {share:.2%}"
@@ -345,6 +345,7 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     parts = ["mlp", "convolutional", "jacobians"]
     flags.DEFINE_multi_enum("only", parts, parts, "what to measure")
+    flags.DEFINE_multi_enum("presets", PRESETS, PRESETS, "what to watch with")
     flags.DEFINE_string("data_dir", None, "folder that holds mnist.npz")
     flags.DEFINE_integer("mlp_steps", 50_000, "of the MLP", lower_bound=1)
     flags.DEFINE_integer(

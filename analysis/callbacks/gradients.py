@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from analysis import autodiff, summaries
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import Array, UpdateCallback
@@ -42,8 +44,9 @@ gradients (section 3.3 of the paper)."""
                 self.model, self.probe.inputs, self.probe.targets
             )
         now = self.weights()
+        # As exact as what a resumed run reads from the event files.
         self._first_norms = {
-            name: gradients.norm([now[i] for i in own])
+            name: float(np.float32(gradients.norm([now[i] for i in own])))
             for name, own in self.own.items()
         }
         if self.step:

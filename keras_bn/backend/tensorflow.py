@@ -6,11 +6,13 @@ gradient of its own: this module holds every use of `tf.custom_gradient`. It
 decides what XLA compiles, and talks to the other replicas.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -30,6 +32,7 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 #: Values from which a tensor is worth an expression compiled by XLA, whose
 #: start costs as much as a dozen kernels. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
+_COMPILING = contextvars.ContextVar("compiling", default=True)
 #: Least |gamma| from which x_hat can be told from the output.
 _LEAST_GAMMA = 1e-3
 
@@ -350,7 +353,23 @@ def _several_replicas() -> bool:
     return context is not None and context.num_replicas_in_sync > 1
 
 
+@contextlib.contextmanager
+def without_compiling() -> Iterator[None]:
+    """Batch normalization called within runs plain operations only.
+
+    Of large tensors they take up to three times as long, but XLA takes half a
+    second for every layer and shape: for what runs a few times.
+    """
+    token = _COMPILING.set(False)
+    try:
+        yield
+    finally:
+        _COMPILING.reset(token)
+
+
 def _worth_compiling(x: Tensor) -> bool:
+    if not _COMPILING.get():
+        return False
     return math.prod(size or 64 for size in x.shape) >= _WORTH_COMPILING
 
 
