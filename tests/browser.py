@@ -92,9 +92,9 @@ def wait_for(driver, number, condition, *, seconds=30):
     )
 
 
-def texts(driver, condition):
-    """What stands in the elements that fulfil a condition."""
+def values(driver, condition, value):
+    """An expression of each element that fulfils a condition."""
     return driver.execute_script(
         f"{DEEP} return deep(document).filter(e => {condition})"
-        ".map(e => e.textContent.trim())"
+        f".map(e => {value})"
     )

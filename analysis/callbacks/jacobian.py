@@ -105,10 +105,17 @@ under *histograms*."""
             )
             for number, block in enumerate(self.blocks, 1)
         ]
+        overview = [
+            Lines(title, [self._tag(b, name) for b in self.blocks])
+            for name, title in (
+                ("s1", f"every layer, {self._mode}: largest"),
+                ("mean_square", f"every layer, {self._mode}: mean square"),
+            )
+        ]
         title = "Jacobian singular values"
-        return Category(
-            title if self._mode == "inference" else f"{title}, batch", charts
-        )
+        if self._mode == "batch":
+            title += ", batch"
+        return Category(title, charts, overview)
 
     def _tag(self, block: probes.Block, statistic: str) -> str:
         return self.tag(block.name, self._mode, statistic)
