@@ -70,7 +70,7 @@ PRESETS = {
         ("percentiles", "gradients"),
         schedules.logarithmic(per_decade=5),
         {"percentiles": 256, "gradients": 64},
-        numbers=2**19,
+        numbers=2**18,
     ),
     "standard": Preset(
         ("percentiles", "jacobian", "covariance", "gradients"),
@@ -79,9 +79,9 @@ PRESETS = {
             "percentiles": 500,
             "jacobian": 2,
             "covariance": 500,
-            "gradients": 128,
+            "gradients": 64,
         },
-        numbers=2**19,
+        numbers=2**18,
     ),
     "full": Preset(
         tuple(MEASURES),
