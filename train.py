@@ -12,15 +12,15 @@ Every flag but the first few overrides one field of the recipe.
 import dataclasses
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags, logging
+from absl import flags
 
 from keras_bn import recipes
+from keras_bn.command_line import Command
 
 FLAGS = flags.FLAGS
 _RECIPE_FLAGS: list[str] = []
@@ -34,15 +34,6 @@ flags.DEFINE_string(
 flags.DEFINE_bool("resume", False, "go on with the run of that name")
 flags.DEFINE_bool("overwrite", False, "delete the run of that name first")
 flags.DEFINE_bool("dry_run", False, "print recipe and size, touch nothing")
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong one ends with one line and exit code 2."""
-    try:
-        return list(FLAGS(argv))
-    except flags.Error as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def define_recipe_flags() -> None:
@@ -78,41 +69,11 @@ def resolve_recipe() -> recipes.Recipe:
     return recipes.get(FLAGS.recipe).replace(**changes)
 
 
-def main(argv: list[str]) -> int:
-    """Runs; returns the exit code."""
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if argv[1:]:
-            raise ValueError(f"only flags are taken. Received: {argv[1]}")
-        if FLAGS.resume and FLAGS.overwrite:
-            raise ValueError("give one of --resume and --overwrite, not both")
-        recipe = resolve_recipe()
-    except ValueError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    return train(recipe)
-
-
-def train(recipe: recipes.Recipe) -> int:
-    """Trains the recipe; returns the exit code."""
-    # Here, so that --help and wrong flags answer at once.
-    from keras_bn import data, run_folder, training
-
-    try:
-        result = run(recipe)
-    except ValueError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except (
-        data.DataError,
-        run_folder.RunFolderError,
-        training.TrainingError,
-        training.CheckpointError,
-        OSError,
-    ) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
+def main() -> int:
+    """Trains what the flags ask for; returns the exit code."""
+    if FLAGS.resume and FLAGS.overwrite:
+        raise ValueError("give one of --resume and --overwrite, not both")
+    result = run(resolve_recipe())
     if result is None:
         return 0
     if result.interrupted:
@@ -121,6 +82,9 @@ def train(recipe: recipes.Recipe) -> int:
             f"{result.steps} steps; --resume goes on from there."
         )
         return 128 + result.interrupted
+    # Here, so that --help and wrong flags answer at once.
+    from keras_bn import training
+
     print(training.summary(result))
     return 0
 
@@ -167,6 +131,7 @@ def run(recipe: recipes.Recipe) -> Any:
 
 
 define_recipe_flags()
+COMMAND = Command("train.py", main)
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    COMMAND.run()

@@ -19,12 +19,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 from numpy.typing import NDArray
 
 from keras_bn import data, training
+from keras_bn.command_line import Command
 from keras_bn.recipes import Recipe
-from keras_bn.run_folder import RunFolder, RunFolderError, write_json
+from keras_bn.run_folder import RunFolder, write_json
 
 FLAGS = flags.FLAGS
 CROPS = (1, 10, 144)
@@ -176,38 +177,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    """Evaluates; returns the exit code."""
-    try:
-        if argv[1:]:
-            raise ValueError(f"only flags are taken. Received: {argv[1]}")
-        rows = evaluate(
-            FLAGS.runs, data_dir=FLAGS.data_dir, crops=int(FLAGS.crops)
-        )
-        if FLAGS.output:
-            write_json(Path(FLAGS.output), rows)
-    except ValueError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    except (
-        data.DataError,
-        RunFolderError,
-        training.CheckpointError,
-        OSError,
-    ) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+def main() -> None:
+    """Evaluates, prints the table, writes the file."""
+    rows = evaluate(FLAGS.runs, data_dir=FLAGS.data_dir, crops=int(FLAGS.crops))
+    if FLAGS.output:
+        write_json(Path(FLAGS.output), rows)
     print(table(rows))
-    return 0
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong one ends with one line and exit code 2."""
-    try:
-        return list(FLAGS(argv))
-    except flags.Error as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":
@@ -215,4 +190,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "folder of the data set's files")
     flags.DEFINE_enum("crops", "1", [*map(str, CROPS)], "views of an image")
     flags.DEFINE_string("output", None, "JSON file to write")
-    app.run(main, flags_parser=_parse)
+    Command("evaluate", main).run()

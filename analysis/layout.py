@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+#: Charts of a category that are open when the page is.
+MOST_OPEN = 24
+
 
 @dataclasses.dataclass(frozen=True)
 class Band:
@@ -65,24 +68,46 @@ Chart = Band | Lines
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """Charts under a common heading, in the order in which they are read."""
+    """Charts under a common heading, in the order in which they are read.
+
+    Attributes:
+        title: The heading.
+        charts: The charts.
+        overview: What is shown of a network with so many layers that the
+            charts, one or two of each layer, are folded away.
+    """
 
     title: str
     charts: Sequence[Chart]
+    overview: Sequence[Chart] = ()
 
 
 def layout(categories: Iterable[Category]) -> layout_pb2.Layout:
     """The page, without the categories that would be empty."""
     return layout_pb2.Layout(
         category=[
-            layout_pb2.Category(
-                title=category.title,
-                chart=[chart.proto() for chart in _as_shown(category.charts)],
-            )
+            proto
             for category in categories
             if category.charts
+            for proto in _protos(category)
         ]
     )
+
+
+def _protos(category: Category) -> list[layout_pb2.Category]:
+    """Hundreds of charts would be loaded, and seen by nobody."""
+    if len(category.charts) <= MOST_OPEN:
+        return [_proto(category.title, category.charts)]
+    each = _proto(f"{category.title}: each layer", category.charts)
+    each.closed = True
+    if not category.overview:
+        return [each]
+    return [_proto(category.title, category.overview), each]
+
+
+def _proto(title: str, charts: Sequence[Chart]) -> layout_pb2.Category:
+    shown = [chart.proto() for chart in _as_shown(charts)]
+    return layout_pb2.Category(title=title, chart=shown)
 
 
 def _as_shown(charts: Sequence[Chart]) -> Sequence[Chart]:

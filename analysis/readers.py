@@ -12,7 +12,7 @@ from analysis.table import Row, Run, Table
 PARTS = ("train", "validation", "analysis")
 
 
-class ReadError(Exception):
+class ReadError(OSError):
     """A log folder that holds no runs."""
 
 

@@ -9,18 +9,18 @@ import dataclasses
 import html
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 
 from analysis import event_file, readers, summaries
 from analysis.figures import figure1, figure2, jacobians
 from analysis.table import Run, Table
+from analysis.text import text_table
 
 FLAGS = flags.FLAGS
 
@@ -65,8 +65,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     _write(folder / "index.html", page.encode("utf-8"))
     _write_images(Path(logdir), pictures)
     return [
-        *_text_table(key_figures(table)),
-        *_text_table(_variants(table)),
+        *text_table(key_figures(table)),
+        *text_table(_variants(table)),
         *missing,
         f"Written: {folder / 'index.html'}, "
         + ", ".join(f"{picture.name}.png" for picture in pictures),
@@ -208,19 +208,6 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
     writer.close()
 
 
-def _text_table(rows: list[list[str]]) -> list[str]:
-    if not rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
 def _page(table: Table, pictures: list[Picture], missing: list[str]) -> str:
     figures = "\n".join(
         f'<figure><img alt="{html.escape(p.name)}" '
@@ -306,21 +293,15 @@ $recipes
 """)
 
 
-def main(argv: list[str]) -> int:
-    """Writes the report; returns the exit code."""
-    if argv[1:]:
-        print(f"report: only flags are taken. Received: {argv[1]}")
-        return 2
-    try:
-        lines = write_report(FLAGS.logdir, FLAGS.output)
-    except (readers.ReadError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(lines))
-    return 0
+def main() -> None:
+    """Writes the report, prints its figures."""
+    print("\n".join(write_report(FLAGS.logdir, FLAGS.output)))
 
 
 if __name__ == "__main__":
+    # Here, as it loads TensorFlow, which reports do without.
+    from keras_bn.command_line import Command
+
     flags.DEFINE_string("logdir", "runs", "folder of the runs")
     flags.DEFINE_string("output", "report", "folder to write")
-    app.run(main)
+    Command("report", main).run()

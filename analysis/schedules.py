@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 Schedule = Callable[[int], bool]
 
+#: Powers of ten of steps, more than anything trains for.
+_DECADES = 15
+
 
 def every(interval: int) -> Schedule:
     """Steps 0, `interval`, 2 `interval`, ...
@@ -29,17 +32,10 @@ def logarithmic(*, per_decade: int = 10) -> Schedule:
     if per_decade < 1:
         raise ValueError(f"per_decade must be >= 1. Received: {per_decade}")
 
-    def schedule(step: int) -> bool:
-        if step < 1:
-            return step == 0
-        # Two points near, as rounding may move a step either way.
-        exponent = (len(str(step)) - 1) * per_decade
-        return any(
-            round(10 ** (i / per_decade)) == step
-            for i in range(exponent, exponent + per_decade + 1)
-        )
-
-    return schedule
+    # Looked up at every step of training, which may take a few microseconds.
+    points = range(_DECADES * per_decade)
+    taken = {0, *(round(10 ** (i / per_decade)) for i in points)}
+    return taken.__contains__
 
 
 def any_of(*schedules: Schedule) -> Schedule:

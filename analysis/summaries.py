@@ -27,7 +27,7 @@ switched off by other callbacks.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,10 @@ class Writer:
         if self._file is not None:
             self._end_event(self._file)
             self._file.flush()
+
+    def scalars(self) -> Iterator[tuple[str, int, float]]:
+        """Tag, step and value of every point that lies in the folder."""
+        return event_file.scalars(self.folder)
 
     def scalar(self, name: str, value: float, *, step: int) -> None:
         """One point of a curve."""

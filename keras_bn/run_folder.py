@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from keras_bn._version import __version__
+from keras_bn.errors import ExpectedError
 from keras_bn.recipes import Recipe
 
 #: File that is locked while a process writes into the folder.
 LOCK = "lock"
 
 
-class RunFolderError(Exception):
+class RunFolderError(ExpectedError):
     """A run folder that cannot be opened as asked."""
 
 

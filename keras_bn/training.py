@@ -30,6 +30,7 @@ from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.backend.checkpoints import CheckpointError as CheckpointError
 from keras_bn.data import ArrayDataset
 from keras_bn.data.arrays import BatchOrder
+from keras_bn.errors import ExpectedError
 from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
@@ -43,7 +44,7 @@ TEST_BATCH = 100
 Dataset = Any
 
 
-class TrainingError(Exception):
+class TrainingError(ExpectedError):
     """A run that cannot go on."""
 
 

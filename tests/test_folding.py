@@ -12,6 +12,7 @@ import keras_bn
 from keras_bn import folding, structure
 from keras_bn.folding import __main__ as command
 from tests import networks
+from tests.commands import call
 
 KERAS, OURS = networks.NORMS
 layers = keras.layers
@@ -648,7 +649,7 @@ def test_the_command_folds_a_file(tmp_path, capsys):
     model = networks.randomized(networks.branched())
     source, target = tmp_path / "in.keras", tmp_path / "out.keras"
     model.save(source)
-    assert command.main([str(source), str(target)]) == 0
+    assert call(command.COMMAND, source, target) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("both_bn stays: ")
     assert lines[1] == f"1 of 2 BN layers folded. Written: {target}"
@@ -661,9 +662,9 @@ def test_the_command_folds_a_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "usage: .* Received: nothing"),
-        (["in.h5", "out.keras"], 2, "usage: .* Received: in.h5 out.keras"),
-        (["in.keras", "out.h5"], 2, "usage: .* Received: in.keras out.h5"),
+        ([], 2, "must be in.keras out.keras. Received: none"),
+        (["in.h5", "out.keras"], 2, "Received: in.h5 out.keras"),
+        (["in.keras", "out.h5"], 2, "Received: in.keras out.h5"),
         (["missing.keras", "out.keras"], 1, "missing.keras: "),
     ],
 )
@@ -671,7 +672,7 @@ def test_the_command_refuses_bad_input_in_one_line(
     arguments, code, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert command.main(arguments) == code
+    assert call(command.COMMAND, *arguments) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line)
     assert list(tmp_path.iterdir()) == []
@@ -694,18 +695,13 @@ def test_the_command_fails_in_one_line_and_leaves_nothing(
     networks.sequential().save(source)
     if contents is not None:
         source.write_bytes(contents)
-    assert command.main([str(source), str(tmp_path / target)]) == 1
+    assert call(command.COMMAND, source, tmp_path / target) == 1
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert re.search(message, line)
     assert captured.out == ""
     names = {x.name for x in tmp_path.iterdir()}
     assert names == {"in.keras", "folder.keras"}
-
-
-def test_the_command_says_how_it_is_used(capsys):
-    assert command.main(["--help"]) == 0
-    assert capsys.readouterr().out == f"{command.USAGE}\n"
 
 
 @pytest.mark.slow
@@ -715,4 +711,4 @@ def test_the_command_runs_as_a_module():
         command_line, capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
-    assert "usage: python -m keras_bn.folding" in run.stderr
+    assert run.stderr.startswith("folding: the arguments must be in.keras ")

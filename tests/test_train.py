@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
 
 import train
 from analysis import readers
+from tests.commands import call
 
 ROOT = Path(train.__file__).parent
 QUICK = ["--steps=40", "--evaluate_every=20", "--measure_every=10", "--width=6"]
@@ -24,13 +24,8 @@ def command(capsys, tmp_path):
     """Runs `train.py` with some flags; gives exit code, output, errors."""
 
     def run(*arguments):
-        with flagsaver.flagsaver():
-            train.FLAGS.unparse_flags()
-            try:
-                argv = ["train.py", f"--logdir={tmp_path / 'runs'}", *arguments]
-                code = train.main(train.parse(argv))
-            except SystemExit as error:
-                code = error.code
+        logdir = f"--logdir={tmp_path / 'runs'}"
+        code = call(train.COMMAND, logdir, *arguments)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.autodiff.tracing import briefly, traced
+
 Array = NDArray[np.floating[Any]]
 Function = Callable[..., Any]
 
@@ -30,7 +32,7 @@ def batch_jacobian(function: Function) -> Callable[..., Array]:
         example's output and input flattened.
     """
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @traced
     def jacobian(inputs: Any, *context: Any) -> Any:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(inputs)
@@ -56,7 +58,7 @@ def jacobian(function: Function) -> Callable[..., Array]:
         flattened.
     """
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @traced
     def whole(inputs: Any, *context: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -81,13 +83,9 @@ class Products:
     """
 
     def __init__(self, function: Function) -> None:
-        self._function = tf.function(function, autograph=False)
-        self._forward = tf.function(
-            self._pushed, autograph=False, reduce_retracing=True
-        )
-        self._backward = tf.function(
-            self._pulled, autograph=False, reduce_retracing=True
-        )
+        self._function = tf.function(briefly(function), autograph=False)
+        self._forward = traced(self._pushed)
+        self._backward = traced(self._pulled)
 
     def output_shape(self, inputs: Any, *context: Any) -> tuple[int, ...]:
         """Shape of the function's output, which is not computed."""

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from analysis.autodiff.tracing import briefly
+
 Array = NDArray[np.floating[Any]]
 Part = Literal["inputs", "outputs", "driven"]
 
@@ -181,9 +183,9 @@ def _compiled(function: Callable[[Any], Any], inputs: Any) -> Any:
     def spec(x: Any) -> tf.TensorSpec:
         return tf.TensorSpec((None, *x.shape[1:]), x.dtype)
 
-    return tf.function(function, autograph=False).get_concrete_function(
-        keras.tree.map_structure(spec, inputs)
-    )
+    return tf.function(
+        briefly(function), autograph=False
+    ).get_concrete_function(keras.tree.map_structure(spec, inputs))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from analysis.autodiff.tracing import traced
+
 Array = NDArray[np.floating[Any]]
 
 #: Keeps small gradients from vanishing in float16; a power of two, so exact.
@@ -38,7 +40,7 @@ def loss_and_gradients(
     scale = _FLOAT16_SCALE if model.compute_dtype == "float16" else 1.0
     batch = keras.tree.map_structure(tf.convert_to_tensor, (inputs, targets))
 
-    @tf.function(autograph=False)
+    @traced
     def run(weights: list[Any], batch: Any) -> tuple[Any, list[Any]]:
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -66,7 +68,7 @@ def slopes(function: Callable[[Any], Any]) -> Callable[[Array], Array]:
         function: Maps each value of a tensor by itself.
     """
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @traced
     def run(values: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(values)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from analysis import autodiff, probes, summaries
 from analysis.layout import Category
+from analysis.readings import Sink
 from analysis.schedules import Schedule
 
 _LOG = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class MeasureCallback(StepCallback):
     measure is taken at the end of them and carries that step.
 
     Args:
-        writer: Where to write.
+        writer: Where to write: event files, or `Readings`.
         schedule: At which steps.
         probe: The examples: a `Probe`, arrays, `(inputs, targets)`, or a data
             set. Of all but a `Probe`, at most `examples` are taken.
@@ -110,7 +111,7 @@ class MeasureCallback(StepCallback):
 
     def __init__(
         self,
-        writer: summaries.Writer,
+        writer: Sink,
         *,
         schedule: Schedule,
         probe: Any,

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from analysis import autodiff, event_file, summaries
+import numpy as np
+
+from analysis import autodiff, summaries
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import Array, UpdateCallback
 from analysis.layout import Category, Lines
@@ -42,8 +44,9 @@ gradients (section 3.3 of the paper)."""
                 self.model, self.probe.inputs, self.probe.targets
             )
         now = self.weights()
+        # As exact as what a resumed run reads from the event files.
         self._first_norms = {
-            name: gradients.norm([now[i] for i in own])
+            name: float(np.float32(gradients.norm([now[i] for i in own])))
             for name, own in self.own.items()
         }
         if self.step:
@@ -106,7 +109,7 @@ gradients (section 3.3 of the paper)."""
         names = {summaries.tag("weights", n, "norm"): n for n in self.own}
         written = sorted(
             (step, tag, value)
-            for tag, step, value in event_file.scalars(self._writer.folder)
+            for tag, step, value in self._writer.scalars()
             if tag in names
         )
         first: dict[str, float] = {}

@@ -6,14 +6,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis import autodiff, probes, summaries
+from analysis import autodiff, probes
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures.jacobian import Jacobian, Mode
+from analysis.measures.lanczos import Effort
 from analysis.measures.spectra import Method
+from analysis.readings import Sink
 
 #: Points of a density that its histogram is made of.
 _POINTS = 200
+
+#: One random vector for each example: what is shown are means over examples.
+_EFFORT = Effort(iterations=10, probes=1)
 
 
 class JacobianCallback(CapturingCallback):
@@ -47,7 +52,7 @@ under *histograms*."""
 
     def __init__(
         self,
-        writer: summaries.Writer,
+        writer: Sink,
         *,
         mode: Mode = "inference",
         k: int = 5,
@@ -75,7 +80,7 @@ under *histograms*."""
     def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
         """The singular values of one block."""
         spectrum = self._jacobians[block.name].spectrum(
-            values, method=self._method, seed=self._seed
+            values, method=self._method, seed=self._seed, effort=_EFFORT
         )
         exact = spectrum.method == "exact"
         largest = np.atleast_2d(spectrum.values).mean(axis=0)
@@ -100,10 +105,17 @@ under *histograms*."""
             )
             for number, block in enumerate(self.blocks, 1)
         ]
+        overview = [
+            Lines(title, [self._tag(b, name) for b in self.blocks])
+            for name, title in (
+                ("s1", f"every layer, {self._mode}: largest"),
+                ("mean_square", f"every layer, {self._mode}: mean square"),
+            )
+        ]
         title = "Jacobian singular values"
-        return Category(
-            title if self._mode == "inference" else f"{title}, batch", charts
-        )
+        if self._mode == "batch":
+            title += ", batch"
+        return Category(title, charts, overview)
 
     def _tag(self, block: probes.Block, statistic: str) -> str:
         return self.tag(block.name, self._mode, statistic)

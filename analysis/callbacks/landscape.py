@@ -4,10 +4,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from analysis import autodiff, probes, summaries
+from analysis import autodiff, probes
 from analysis.callbacks.base import MeasureCallback, Reading, check_finite
 from analysis.layout import Band, Category, Lines
 from analysis.measures import landscape
+from analysis.readings import Sink
 
 _NETWORK = "network"
 
@@ -36,7 +37,7 @@ gradient stays a good guide for larger steps (arXiv 1805.11604)."""
 
     def __init__(
         self,
-        writer: summaries.Writer,
+        writer: Sink,
         *,
         multiples: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
         **options: Any,

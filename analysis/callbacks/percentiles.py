@@ -6,11 +6,12 @@ from typing import Any
 
 from analysis import autodiff, probes, summaries
 from analysis.callbacks.base import CapturingCallback, Reading
-from analysis.layout import Band, Category
+from analysis.layout import Band, Category, Lines
 from analysis.measures import samples
 from analysis.measures.moments import moments
 from analysis.measures.percentiles import PAPER_PERCENTILES, percentiles
 from analysis.measures.saturation import saturation
+from analysis.readings import Sink
 
 
 class PercentilesCallback(CapturingCallback):
@@ -50,7 +51,7 @@ looks cut."""
 
     def __init__(
         self,
-        writer: summaries.Writer,
+        writer: Sink,
         *,
         q: Sequence[float] = PAPER_PERCENTILES,
         unit: int = 0,
@@ -102,7 +103,14 @@ looks cut."""
             for number, block in enumerate(self.blocks, 1)
             for part in ((), (f"unit{self._unit}",))
         ]
-        return Category("Percentiles", charts)
+        overview = [
+            Lines(
+                f"every layer: {name}",
+                [self.tag(b.name, name) for b in self.blocks],
+            )
+            for name in ("mean", "std", "saturated", "dead")
+        ]
+        return Category("Percentiles", charts, overview)
 
     def _tag(self, block: probes.Block, q: float, *part: str) -> str:
         return self.tag(block.name, *part, summaries.percentile_name(q))

@@ -2,11 +2,13 @@
 """Ready-made sets of callbacks."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from analysis import probes, schedules, summaries
 from analysis.callbacks.base import MeasureCallback
@@ -32,6 +34,9 @@ MEASURES: dict[str, type[MeasureCallback]] = {
     )
 }
 
+#: However large they are, statistics need some examples.
+FEWEST = 64
+
 #: Measures that take gradients of the loss and so need targets.
 _OF_THE_LOSS = ("covariate_shift", "landscape")
 
@@ -44,11 +49,18 @@ class Preset:
         measures: Names in `MEASURES`.
         schedule: The steps.
         examples: Per measure, the most examples; others take their default.
+        numbers: Most numbers in these examples together, but at least
+            `FEWEST` examples: large ones, as images, say more each.
     """
 
     measures: tuple[str, ...]
     schedule: Schedule
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    numbers: float = math.inf
+
+    def size(self, measure: str) -> int:
+        """The most examples of a measure."""
+        return self.examples.get(measure, MEASURES[measure].examples)
 
 
 #: From nearly free to everything. Logarithmic schedules look often while much
@@ -58,16 +70,18 @@ PRESETS = {
         ("percentiles", "gradients"),
         schedules.logarithmic(per_decade=5),
         {"percentiles": 256, "gradients": 64},
+        numbers=2**18,
     ),
     "standard": Preset(
         ("percentiles", "jacobian", "covariance", "gradients"),
-        schedules.logarithmic(per_decade=10),
+        schedules.logarithmic(per_decade=5),
         {
             "percentiles": 500,
-            "jacobian": 4,
+            "jacobian": 2,
             "covariance": 500,
-            "gradients": 128,
+            "gradients": 64,
         },
+        numbers=2**18,
     ),
     "full": Preset(
         tuple(MEASURES),
@@ -106,35 +120,59 @@ def watch(
         ValueError: For a preset that there is not and a probe without
             examples.
     """
-    if preset not in PRESETS:
-        raise ValueError(
-            f"preset must be one of {', '.join(PRESETS)}. "
-            f"Received: preset={preset}"
-        )
-    chosen = PRESETS[preset]
-    most = max(
-        chosen.examples.get(name, MEASURES[name].examples)
-        for name in chosen.measures
-    )
-    whole = probes.as_probe(probe, size=most, seed=seed)
-    measures = [
-        name
-        for name in chosen.measures
-        if whole.targets is not None or name not in _OF_THE_LOSS
-    ]
+    chosen = find_preset(preset)
     return _callbacks(
         Path(folder),
-        measures={
-            name: whole.part(
-                chosen.examples.get(name, MEASURES[name].examples), seed=seed
-            )
-            for name in measures
-        },
+        measures=parts(
+            probe,
+            {name: chosen.size(name) for name in chosen.measures},
+            numbers=chosen.numbers,
+            seed=seed,
+        ),
         schedule=schedule or chosen.schedule,
         layers=layers,
         hyperparameters=hyperparameters or {},
         seed=seed,
     )
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; `ValueError` if there is none."""
+    if name not in PRESETS:
+        raise ValueError(
+            f"preset must be one of {', '.join(PRESETS)}. "
+            f"Received: preset={name}"
+        )
+    return PRESETS[name]
+
+
+def parts(
+    probe: Any,
+    sizes: Mapping[str, int],
+    *,
+    numbers: float = math.inf,
+    seed: int = 0,
+) -> dict[str, probes.Probe]:
+    """The examples of each measure.
+
+    Args:
+        probe: As of `watch`.
+        sizes: The most examples, by measure.
+        numbers: As of `Preset`.
+        seed: Of the choice.
+
+    Returns:
+        A probe per measure, without the measures that need targets where
+        there are none.
+    """
+    whole = probes.as_probe(probe, size=max(sizes.values()), seed=seed)
+    each = sum(np.size(x[0]) for x in keras.tree.flatten(whole.inputs))
+    most = max(FEWEST, numbers / max(1, each))
+    return {
+        name: whole.part(int(min(size, most)), seed=seed)
+        for name, size in sizes.items()
+        if whole.targets is not None or name not in _OF_THE_LOSS
+    }
 
 
 def for_run(

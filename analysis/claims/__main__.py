@@ -6,7 +6,7 @@
     python -m analysis.claims --full --data_dir=DIR --logdir=runs/claims
 
 The last one trains what is long on MNIST, for several seeds; runs that lie
-complete in the log folder are not trained again.
+complete in the log folder are not trained again, others go on.
 
 Exit code 0 if all claims hold as worded, 1 if one fails to or cannot be
 measured, 2 for wrong flags.
@@ -26,10 +26,10 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags
-from absl import logging as absl_logging
+from absl import flags
 
 from analysis.claims import NUMBERS
+from keras_bn.command_line import Command
 
 FLAGS = flags.FLAGS
 
@@ -52,6 +52,7 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
     from analysis.claims.claim import Setting
     from analysis.claims.registry import CLAIMS
     from analysis.claims.runs import Runs
+    from analysis.figures import style
 
     # Many small models are traced; TensorFlow takes it for a mistake.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -80,39 +81,18 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
         if FLAGS.figures and claim.draw:
             name = claim.measure.__module__.rsplit(".", 1)[-1]
             path = Path(FLAGS.figures) / f"claim-{name}.png"
-            _write_png(path, claim.draw(setting))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            style.save(claim.draw(setting), path)
     return rows
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Measures; returns the exit code."""
-    try:
-        if argv[1:]:
-            raise ValueError(f"only flags are taken. Received: {argv[1]}")
-        chosen = numbers()
-    except ValueError as error:
-        print(f"claims: {error}", file=sys.stderr)
-        return 2
-    if not FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)
-    from keras_bn import data, run_folder, training
-
-    try:
-        with _logdir() as logdir:
-            rows = measure(chosen, logdir)
-        if FLAGS.output:
-            _write_json(Path(FLAGS.output), rows)
-    except KeyboardInterrupt:
-        print("claims: interrupted; runs go on from there", file=sys.stderr)
-        return 1
-    except (
-        data.DataError,
-        run_folder.RunFolderError,
-        training.TrainingError,
-        OSError,
-    ) as error:
-        print(f"claims: {error}", file=sys.stderr)
-        return 1
+    chosen = numbers()
+    with _logdir() as logdir:
+        rows = measure(chosen, logdir)
+    if FLAGS.output:
+        _write_json(Path(FLAGS.output), rows)
     failed = [row["number"] for row in rows if not row["holds"]]
     print(
         f"{len(rows) - len(failed)} of {len(rows)} claims hold"
@@ -183,22 +163,6 @@ def _commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def _write_png(path: Path, figure: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong one ends with one line and exit code 2."""
-    try:
-        return list(FLAGS(argv))
-    except flags.Error as error:
-        print(f"claims: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
     flags.DEFINE_bool("full", False, "MNIST, 50,000 steps, several seeds")
     flags.DEFINE_list("only", [], "numbers of claims, comma separated")
@@ -207,4 +171,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("logdir", None, "folder of the runs; else not kept")
     flags.DEFINE_string("output", None, "JSON file to write")
     flags.DEFINE_string("figures", None, "folder to draw into")
-    app.run(main, flags_parser=_parse)
+    Command("claims", main).run()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all figures look like."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -41,6 +42,13 @@ def panels(
         )
 
 
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG to a temporary name and renames it."""
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=150)
+    temporary.replace(path)
+
+
 def step_axis(axes: Axes) -> None:
     """Labels the horizontal axis with training steps: 10K, 20K."""
     axes.set_xlabel("training steps")
@@ -49,12 +57,13 @@ def step_axis(axes: Axes) -> None:
     )
 
 
-def log_axis(axes: Axes) -> None:
-    """Makes the vertical axis logarithmic, with plain numbers: 0.2, 0.5, 1."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def log_axis(axes: Axes, *, which: Literal["x", "y"] = "y") -> None:
+    """Makes an axis logarithmic, with plain numbers: 0.2, 0.5, 1."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def label_end(axes: Axes, x: float, y: float, text: str, color: str) -> None:

@@ -163,8 +163,9 @@ class Jacobian:
         which: Which = "largest",
         method: Method | Literal["auto"] = "auto",
         seed: int = 0,
+        effort: lanczos.Effort = lanczos.THOROUGH,
     ) -> Spectrum:
-        """As `jacobian_spectrum`."""
+        """As `jacobian_spectrum`; `effort` is that of method `"lanczos"`."""
         _check(k, which, method)
         where, context = self._where(inputs)
         operator = JacobianOperator(
@@ -178,7 +179,7 @@ class Jacobian:
             return _exact(matrices, k, which)
         _check_finite(operator @ np.ones(operator.shape[1], operator.dtype))
         if method == "lanczos":
-            spectrum = _density(operator, seed)
+            spectrum = _density(operator, seed, effort)
         else:
             spectrum = _ends(operator, k or 1, which, seed)
         return _first(spectrum) if self._coupled else spectrum
@@ -213,9 +214,14 @@ def _exact(matrices: Array, k: int | None, which: Which) -> Spectrum:
     return spectrum if k is None else spectra.ends(spectrum, k, which)
 
 
-def _density(operator: JacobianOperator, seed: int) -> Spectrum:
+def _density(
+    operator: JacobianOperator, seed: int, effort: lanczos.Effort
+) -> Spectrum:
     nodes, weights = lanczos.density(
-        _tall(operator), blocks=operator.blocks, seed=seed
+        _tall(operator),
+        blocks=operator.blocks,
+        seed=seed,
+        **effort._asdict(),
     )
     square = nodes**2
     return Spectrum(

@@ -21,11 +21,28 @@ For f = s^2 it is Hutchinson's estimate of the mean square.
 Several maps of one shape run side by side: a block-diagonal operator.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 Array = NDArray[np.floating]
+
+
+class Effort(NamedTuple):
+    """What `density` may cost, as of its arguments.
+
+    Attributes:
+        iterations: Products with the map and its transpose per probe.
+        probes: Random starting vectors.
+    """
+
+    iterations: int = 30
+    probes: int = 5
+
+
+THOROUGH = Effort()
 
 
 def density(

@@ -39,7 +39,7 @@ def moments(values: ArrayLike, *, per_unit: bool = False) -> Moments:
     scaled = np.divide(
         centered, std, out=np.zeros_like(centered), where=std > 0
     )
-    skewness = np.mean(scaled**3, axis=0)
+    skewness = np.mean(scaled * scaled**2, axis=0)
     if per_unit:
         return Moments(mean, std, skewness)
     return Moments(mean[0], std[0], skewness[0])

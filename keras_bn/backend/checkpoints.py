@@ -14,10 +14,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_bn.errors import ExpectedError
+
 _LOG = logging.getLogger(__name__)
 
 
-class CheckpointError(Exception):
+class CheckpointError(ExpectedError):
     """Checkpoints that cannot be read, do not fit or cannot be written."""
 
 

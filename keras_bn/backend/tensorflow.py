@@ -6,11 +6,13 @@ gradient of its own: this module holds every use of `tf.custom_gradient`. It
 decides what XLA compiles, and talks to the other replicas.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -32,6 +34,7 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 #: start costs as much as a dozen kernels; four times as many where a feature
 #: has few, which the kernels are fast for. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
+_COMPILING = contextvars.ContextVar("compiling", default=True)
 #: Least |gamma| from which x_hat can be told from the output.
 _LEAST_GAMMA = 1e-3
 
@@ -352,7 +355,23 @@ def _several_replicas() -> bool:
     return context is not None and context.num_replicas_in_sync > 1
 
 
+@contextlib.contextmanager
+def without_compiling() -> Iterator[None]:
+    """Batch normalization called within runs plain operations only.
+
+    Of large tensors they take up to three times as long, but XLA takes half a
+    second for every layer and shape: for what runs a few times.
+    """
+    token = _COMPILING.set(False)
+    try:
+        yield
+    finally:
+        _COMPILING.reset(token)
+
+
 def _worth_compiling(x: Tensor, axes: Sequence[int]) -> bool:
+    if not _COMPILING.get():
+        return False
     of_feature = _size(x, axes)
     few = isinstance(of_feature, int) and of_feature <= reductions.FEW
     values = math.prod(size or 64 for size in x.shape)

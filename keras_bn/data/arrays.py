@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_bn.errors import ExpectedError
 
-class DataError(Exception):
+
+class DataError(ExpectedError):
     """Data that are missing, damaged or not what they should be."""
 
 

@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,47 +148,25 @@ def _classes(folder: Path, labels: NDArray[np.int32]) -> tuple[int, int]:
     return classes, first
 
 
-def main(argv: list[str]) -> int:
-    """Converts; returns the exit code."""
-    source, target = argv[1:]
-    try:
-        counts = conversion.write(
-            source,
-            target,
-            shards=FLAGS.shards,
-            first_label=FLAGS.first_label,
-            seed=FLAGS.seed,
-        )
-    except ValueError as error:
-        print(f"tfrecords: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (DataError, OSError) as error:
-        print(f"tfrecords: {error}", file=sys.stderr)
-        return 1
+def main(source: str, target: str) -> None:
+    """Converts, says how many images there are."""
+    counts = conversion.write(
+        source,
+        target,
+        shards=FLAGS.shards,
+        first_label=FLAGS.first_label,
+        seed=FLAGS.seed,
+    )
     print(", ".join(f"{name}: {n:,}" for name, n in counts.items()))
-    return 0
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong one ends with one line and exit code 2."""
-    try:
-        rest = list(FLAGS(argv))
-        if len(rest) != 3:
-            raise flags.Error(f"SRC and DST are needed. Received: {rest[1:]}")
-    except flags.Error as error:
-        print(f"tfrecords: {error}", file=sys.stderr)
-        sys.exit(2)
-    return rest
 
 
 if __name__ == "__main__":
-    from absl import app, flags
+    from absl import flags
+
+    from keras_bn.command_line import Command
 
     FLAGS = flags.FLAGS
     flags.DEFINE_integer("shards", 16, "training shards", lower_bound=1)
     flags.DEFINE_integer("first_label", 0, "label of the first class", 0, 1)
     flags.DEFINE_integer("seed", 0, "of the order of the images")
-    app.run(main, flags_parser=_parse)
+    Command("tfrecords", main, ("SRC", "DST")).run()

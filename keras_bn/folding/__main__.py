@@ -7,32 +7,26 @@ Says which BN layers stay, and why. The exit code is 2 for wrong arguments, 1
 if the model cannot be read, folded or written.
 """
 
-import sys
 from pathlib import Path
 
 import keras
 
 from keras_bn import folding
+from keras_bn.command_line import Command
+from keras_bn.errors import ExpectedError
 
-USAGE = "usage: python -m keras_bn.folding in.keras out.keras"
 
-
-def main(arguments: list[str]) -> int:
-    """Reads, folds, writes, says what stays; returns the exit code."""
-    if arguments in (["-h"], ["--help"]):
-        print(USAGE)
-        return 0
-    if len(arguments) != 2 or not all(x.endswith(".keras") for x in arguments):
-        given = " ".join(arguments) or "nothing"
-        print(f"folding: {USAGE}. Received: {given}", file=sys.stderr)
-        return 2
-    source, target = map(Path, arguments)
+def main(source: str, target: str) -> None:
+    """Reads, folds, writes, says what stays."""
+    if not (source.endswith(".keras") and target.endswith(".keras")):
+        raise ValueError(
+            f"both files must end in .keras. Received: {source} {target}"
+        )
     try:
-        decisions = fold_file(source, target)
+        decisions = fold_file(Path(source), Path(target))
     except Exception as error:  # Keras raises anything on a broken file.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"folding: {source}: {reason}", file=sys.stderr)
-        return 1
+        reason = str(error) or type(error).__name__
+        raise ExpectedError(f"{source}: {reason}") from error
     stay = [decision for decision in decisions if not decision.into]
     for decision in stay:
         print(decision)
@@ -40,7 +34,6 @@ def main(arguments: list[str]) -> int:
         f"{len(decisions) - len(stay)} of {len(decisions)} BN layers folded. "
         f"Written: {target}"
     )
-    return 0
 
 
 def fold_file(source: Path, target: Path) -> list[folding.Decision]:
@@ -55,5 +48,7 @@ def fold_file(source: Path, target: Path) -> list[folding.Decision]:
     return folding.plan(model).decisions
 
 
+COMMAND = Command("folding", main, ("in.keras", "out.keras"))
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    COMMAND.run()

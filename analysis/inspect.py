@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measures of the callbacks, once, of a saved model.
+
+    python -m analysis.inspect model.keras --data=examples.npz
+    python -m analysis.inspect model.keras --data=images.zip --layers='conv.*'
+
+The data are an `.npz` file of arrays as the model takes them: `x`, or
+`x_test`, and if there are labels `y`, or `y_test`; of a model with several
+inputs, one array by each input's name. Or images: a folder or a zip archive
+of them, or a folder of TFRecord shards (docs/data.md), scaled as `train.py`
+does.
+
+Prints a table per measure. Writes it as `inspection.json`, with spectra and
+environment, and as pictures.
+"""
+
+import math
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from absl import flags
+
+from analysis import inspection, probes
+from analysis.callbacks.sets import PRESETS
+from analysis.figures import inspection as pictures
+from analysis.figures import style
+from analysis.readings import Readings
+from keras_bn import data as datasets
+from keras_bn import run_folder
+from keras_bn.command_line import Command
+from keras_bn.errors import ExpectedError
+
+FLAGS = flags.FLAGS
+_OPTIONS = (
+    "data",
+    "output",
+    "preset",
+    "measures",
+    "layers",
+    "examples",
+    "seed",
+)
+
+
+def main(model_file: str) -> None:
+    """Inspects what the flags ask for."""
+    inspect_file(
+        model_file,
+        **{name: FLAGS[name].value for name in _OPTIONS},
+    )
+
+
+def inspect_file(
+    model_file: str | Path,
+    *,
+    data: str | None,
+    output: str | None = None,
+    layers: Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> None:
+    """Inspects a model, prints tables, writes JSON and pictures.
+
+    Args:
+        model_file: The `.keras` file.
+        data: See the module.
+        output: Folder to write; `None` for one beside the model.
+        layers: Names or regular expressions; empty for the default.
+        seed: Of every random choice.
+        **options: As of `analysis.inspect_model`.
+
+    Raises:
+        ValueError: For what `inspect_model` refuses.
+        ExpectedError: If a file cannot be read.
+    """
+    path = Path(model_file)
+    model = load_model(path)
+    readings = inspection.inspect_model(
+        model,
+        probe=load_probe(data, model),
+        layers=_selectors(layers),
+        seed=seed,
+        **options,
+    )
+    print("\n".join(inspection.tables(readings.numbers)))
+    for tag, reason in readings.remarks.items():
+        print(f"{tag.replace('/', ' ')}: {reason}")
+    folder = Path(output or f"{path.with_suffix('')}-inspection")
+    write(folder, readings, model=path.name, data=data, seed=seed)
+    print(f"Written: {folder}")
+
+
+def load_model(path: Path) -> keras.Model:
+    """The model of a `.keras` file, compiled if it can be.
+
+    Raises:
+        ExpectedError: If the file cannot be read.
+    """
+    try:
+        try:
+            return keras.models.load_model(path)
+        except TypeError:  # a loss or metric that Keras does not know
+            return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises anything on a broken file.
+        reason = str(error) or type(error).__name__
+        raise ExpectedError(f"{path}: {reason}") from error
+
+
+def load_probe(source: str | None, model: keras.Model) -> probes.Probe:
+    """The examples of `--data`.
+
+    Raises:
+        ValueError: If none are named.
+        DataError: If they cannot be read.
+    """
+    if not source:
+        raise ValueError("data must name examples. Received: no --data")
+    path = Path(source)
+    if path.suffix == ".npz":
+        return _probe_of_arrays(path, model)
+    of_shards = path.is_dir() and any(path.glob("*-?????-of-?????"))
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or not shape[1]:
+        raise ValueError(
+            "images are for models of images of one size. Received: input "
+            f"shape {shape}"
+        )
+    images = datasets.load(
+        "tfrecords" if of_shards else "image_folder",
+        data_dir=path,
+        image_size=shape[1],
+    )
+    return probes.Probe(*images.probe())
+
+
+def write(folder: Path, readings: Readings, **about: Any) -> None:
+    """Writes `inspection.json` and a picture per measure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = ", ".join(keras.distribution.list_devices())
+    run_folder.write_json(
+        folder / "inspection.json",
+        {
+            **about,
+            "environment": run_folder.environment(device=device),
+            "numbers": {k: _finite(v) for k, v in readings.numbers.items()},
+            "distributions": {
+                tag: values.tolist()
+                for tag, values in readings.distributions.items()
+            },
+            "remarks": readings.remarks,
+        },
+    )
+    drawn = pictures.figures(readings.numbers, readings.distributions)
+    for name, figure in drawn.items():
+        style.save(figure, folder / f"{name}.png")
+
+
+def _probe_of_arrays(path: Path, model: keras.Model) -> probes.Probe:
+    """The probe of an `.npz` file."""
+    try:
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            arrays = {name: file[name] for name in file}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise datasets.DataError(f"{path} cannot be read: {error}") from error
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    inputs = (
+        {name: arrays[name] for name in names}
+        if len(names) > 1 and arrays.keys() >= set(names)
+        else arrays.get("x", arrays.get("x_test"))
+    )
+    if inputs is None:
+        raise datasets.DataError(
+            f"{path} must hold x, x_test or the model's inputs. Received: "
+            f"{', '.join(arrays) or 'nothing'}"
+        )
+    return probes.Probe(inputs, arrays.get("y", arrays.get("y_test")))
+
+
+def _selectors(layers: Sequence[str]) -> list[re.Pattern[str]] | None:
+    """A name is a regular expression of itself."""
+    try:
+        return [re.compile(name) for name in layers] or None
+    except re.error as error:
+        raise ValueError(
+            "layers must be names or regular expressions. Received: "
+            f"{error.pattern!r} ({error})"
+        ) from error
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity, as of the condition number of a singular map."""
+    return value if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data", None, "file or folder of examples; see above")
+    flags.DEFINE_enum("preset", "standard", [*PRESETS], "what to measure")
+    flags.DEFINE_list(
+        "measures", [], f"of {', '.join(inspection.MEASURES)} [the preset's]"
+    )
+    flags.DEFINE_list(
+        "layers", [], "names or regular expressions [each measure's default]"
+    )
+    flags.DEFINE_integer(
+        "examples", None, "most for each measure [the preset's]", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", 0, "of the choice of examples", lower_bound=0)
+    flags.DEFINE_string("output", None, "folder to write [<model>-inspection]")
+    Command("inspect", main, ("MODEL.keras",)).run()

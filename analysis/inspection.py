@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The callbacks' measures, once, of a model that is not in training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from analysis import probes, schedules, summaries
+from analysis.callbacks import sets
+from analysis.readings import Readings
+from analysis.text import text_table
+
+#: Covariate shift is that of a step, of which there is none.
+MEASURES = tuple(name for name in sets.MEASURES if name != "covariate_shift")
+
+
+def inspect_model(
+    model: keras.Model,
+    *,
+    probe: Any,
+    preset: str = "standard",
+    measures: Sequence[str] = (),
+    layers: Any = None,
+    examples: int | None = None,
+    seed: int = 0,
+) -> Readings:
+    """What the callbacks of `analysis.watch` would write of a model now.
+
+    Measures of the loss are left out, with a remark, of a model that is not
+    compiled.
+
+    Args:
+        model: A built model.
+        probe: As of `watch`.
+        preset: As of `watch`; its schedule plays no part.
+        measures: Names in `MEASURES`, instead of the preset's.
+        layers: As of `watch`.
+        examples: The most examples of every measure, instead of the preset's.
+        seed: Of every random choice.
+
+    Returns:
+        Readings by their tags in TensorBoard; under `missing/...` what could
+        not be measured, and why.
+
+    Raises:
+        ValueError: For a measure, a preset or layers that there are not, and
+            for a probe without examples or that the model does not take.
+    """
+    chosen = sets.find_preset(preset)
+    sizes = {
+        name: examples or chosen.size(name)
+        for name in _known(measures) or chosen.measures
+        if name in MEASURES
+    }
+    readings = Readings()
+    whole = probes.as_probe(probe, size=max(sizes.values()), seed=seed)
+    if whole.targets is not None and not model.compiled:
+        whole = probes.Probe(whole.inputs)
+        readings.text(
+            summaries.tag("missing", "loss", "network"),
+            "the model is not compiled, so there is no loss to take gradients "
+            "of",
+        )
+    for name, part in sets.parts(whole, sizes, seed=seed).items():
+        callback = sets.MEASURES[name](
+            readings,
+            schedule=schedules.every(1),
+            probe=part,
+            layers=layers,
+            seed=seed,
+        )
+        callback.set_model(model)
+        callback.start()
+    for tag in [t for t in readings.numbers if t.endswith("/growth")]:
+        del readings.numbers[tag]  # since the start of training: not known
+    return readings
+
+
+def tables(numbers: Mapping[str, float]) -> list[str]:
+    """Numbers by their tags, as a table per measure.
+
+    Returns:
+        Lines: rows are layers, columns are what a measure says of them.
+    """
+    lines = []
+    for measure, rows in _by_measure(numbers).items():
+        columns = list(
+            dict.fromkeys(name for row in rows.values() for name in row)
+        )
+        cells = [
+            [layer, *(f"{row[c]:.4g}" if c in row else "-" for c in columns)]
+            for layer, row in rows.items()
+        ]
+        lines += [*text_table([[measure, *columns], *cells]), ""]
+    return lines[:-1]
+
+
+def _by_measure(
+    numbers: Mapping[str, float],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure -> layer -> statistic -> number.
+
+    What a statistic depends on (mode, unit) is told apart by the measure.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for tag, value in numbers.items():
+        measure, layer, *rest, statistic = tag.split("/")
+        rows = found.setdefault(", ".join([measure, *rest]), {})
+        rows.setdefault(layer, {})[statistic] = value
+    return found
+
+
+def _known(measures: Sequence[str]) -> Sequence[str]:
+    for name in measures:
+        if name not in MEASURES:
+            raise ValueError(
+                f"measures must be among {', '.join(MEASURES)}. "
+                f"Received: {name}"
+            )
+    return measures

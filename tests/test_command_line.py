@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from keras_bn.command_line import Command
+from keras_bn.data import DataError
+from keras_bn.errors import ExpectedError
+from keras_bn.run_folder import RunFolderError
+from keras_bn.training import CheckpointError, TrainingError
+from tests.commands import call
+
+
+def failing(error):
+    def main():
+        raise error
+
+    return Command("it", main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("x must be 1. Received: x=2"), 2, "x must be 1. Received"),
+        (ExpectedError("no such\ndisk"), 1, "no such disk"),
+        (OSError(28, "No space left", "/f"), 1, "No space left: '/f'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        *(
+            (error("broken"), 1, "broken")
+            for error in (
+                CheckpointError,
+                DataError,
+                RunFolderError,
+                TrainingError,
+            )
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
+    assert call(failing(error)) == code
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("it: ")
+    assert line in said
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        call(failing(KeyError("defect")))
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "line"),
+    [
+        (["a", "b"], 3, ""),
+        (["a"], 2, "it: the arguments must be SRC DST. Received: a"),
+        ([], 2, "it: the arguments must be SRC DST. Received: none"),
+        (["a", "b", "--nope"], 2, "it: Unknown command line flag 'nope'"),
+    ],
+)
+def test_arguments_are_counted(given, code, line, capsys):
+    seen = []
+
+    def main(source, target):
+        seen.append((source, target))
+        return 3
+
+    assert call(Command("it", main, ("SRC", "DST")), *given) == code
+    assert seen == ([("a", "b")] if code == 3 else [])
+    assert capsys.readouterr().err.startswith(line)
