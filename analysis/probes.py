@@ -41,10 +41,28 @@ class Probe:
             takes.
         targets: Likewise, what the model is trained towards; `None` where no
             measure needs the loss.
+
+    Raises:
+        ValueError: If there are no examples, or inputs and targets differ in
+            their number.
     """
 
     inputs: Any
     targets: Any = None
+
+    def __post_init__(self) -> None:
+        shapes = self._shapes()
+        counts = {shape[0] for shape in shapes}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(
+                "a probe needs at least one example, and as many inputs as "
+                "targets. Received: arrays of shape "
+                + ", ".join(map(str, shapes))
+            )
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        arrays = keras.tree.flatten((self.inputs, self.targets))
+        return [shape for x in arrays if (shape := np.shape(x))]
 
     @classmethod
     def sample(
@@ -62,15 +80,11 @@ class Probe:
             ValueError: If there are no examples, inputs and targets differ in
                 their number, or `size` is less than 1.
         """
-        shapes = [np.shape(x) for x in keras.tree.flatten((inputs, targets))]
-        counts = {shape[0] for shape in shapes if shape}
-        if len(counts) != 1 or 0 in counts or size < 1:
-            listed = ", ".join(str(shape) for shape in shapes if shape)
+        count = cls(inputs, targets)._shapes()[0][0]
+        if size < 1:
             raise ValueError(
-                "a probe needs at least one example, and as many inputs as "
-                f"targets. Received: size={size}, arrays of shape {listed}"
+                f"a probe needs at least one example. Received: size={size}"
             )
-        count = counts.pop()
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(count, min(size, count), replace=False))
 
