@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import BatchNormalization, ops
+from keras_bn.backend import reductions
 from tests import layers
 from tests.reference import batch_norm as reference
 
@@ -119,6 +120,25 @@ def test_sizes_may_be_unknown_and_the_batch_empty(jit_compile):
         x.astype("float64"), *before[:2], (0, 1, 2), layer.epsilon
     )
     assert layers.relative_error(run(tf.constant(x)), expected) < 1e-5
+
+
+def test_of_a_batch_of_unknown_size_few_values_are_summed_plainly():
+    axes, features = (0,), 5
+    gamma, beta = parameters((0, features), axes, "float64")
+    run = tf.function(
+        lambda x, dy: call(x, gamma, beta, dy, axes=axes, epsilon=1e-3),
+        input_signature=[tf.TensorSpec([None, features], tf.float64)] * 2,
+    )
+    for count in (2, reductions.FEW, reductions.FEW + 1, 300):
+        x = layers.features((count, features), mean=100.0)
+        dy = layers.cotangent((count, features))
+        expected = [
+            *reference.forward(x, gamma, beta, axes, 1e-3),
+            *reference.backward(x, gamma, axes, 1e-3, dy, 2.0, 3.0),
+        ]
+        measured = run(tf.constant(x), tf.constant(dy))
+        for got, want in zip(measured, expected, strict=True):
+            assert layers.relative_error(got, want) < 1e-11
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])

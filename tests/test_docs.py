@@ -8,6 +8,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NAMED = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+CODE = re.compile(
+    r"`((?:analysis|benchmarks|examples|keras_bn|tests)/[\w/.]+\.py)"
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
@@ -23,9 +26,12 @@ def test_every_test_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_a_page_links_to_exists(page):
-    for target in LINK.findall(page.read_text("utf-8")):
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text("utf-8")
+    for target in LINK.findall(text):
         assert (page.parent / target).exists(), target
+    for target in CODE.findall(text):
+        assert (ROOT / target).exists(), target
 
 
 def test_each_thing_said_of_our_layer_names_its_test():
