@@ -36,7 +36,7 @@ def parameters(shape, axes, dtype):
 
 def call(x, gamma, beta, dy, **options):
     """`y`, mean, variance, dx, dgamma, dbeta, statistics' cotangents too."""
-    x, gamma, beta = (tf.constant(t) for t in (x, gamma, beta))
+    x, gamma, beta = map(tf.convert_to_tensor, (x, gamma, beta))
     with tf.GradientTape() as tape:
         tape.watch([x, gamma, beta])
         y, mean, variance = ops.batch_norm(x, gamma, beta, **options)
