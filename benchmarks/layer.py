@@ -4,9 +4,11 @@
     python -m benchmarks.layer --output=docs/results/layer.json
     python -m benchmarks.layer --markdown=docs/results/layer.json
 
-Each contestant runs ten times within one graph, one after the other: every time
-the gradient of the time before is the input and its output the cotangent, so
-that nothing can be left out or done side by side. Backward is the gradients of
+Each contestant runs ten times within one graph, a tensor of a few thousand
+values a hundred times, as the call of a graph takes as long as ten such layers.
+The runs follow one another: every time the gradient of the time before is the
+input and its output the cotangent, so that nothing can be left out or done side
+by side. Backward is the gradients of
 input, gamma and beta. The contestants take turns; medians. `--markdown` prints
 what a file holds and measures nothing.
 
@@ -21,6 +23,7 @@ what a file holds and measures nothing.
 import functools
 import importlib.util
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,8 +50,9 @@ SHAPES = (
     (32, 14, 14, 576),
     (32, 7, 7, 1024),
 )
-#: Runs of a contestant within one call.
-REPEATS = 10
+#: Values of a tensor that count as few, and runs of a contestant within one
+#: call, for few and for many.
+FEW, REPEATS = 2**14, (100, 10)
 #: name, shape, feature axis, dtype policy, activation
 CASES = (
     *[("float32", shape, -1, "float32", None) for shape in SHAPES],
@@ -113,6 +117,11 @@ def layer(
     return run
 
 
+def repeats(shape: Sequence[int]) -> int:
+    """Runs of a contestant within one call."""
+    return REPEATS[math.prod(shape) > FEW]
+
+
 def repeated(
     function: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -121,12 +130,12 @@ def repeated(
     backward: bool,
     jit_compile: bool = False,
 ) -> Callable[[], object]:
-    """`REPEATS` runs, each on the gradient and the output of the last."""
+    """So many runs, each on the gradient and the output of the last."""
 
     @tf.function(autograph=False, jit_compile=jit_compile)
     def run(x: Tensor, dy: Tensor) -> list[Tensor]:
         of_parameters: list[Tensor] = []
-        for _ in range(REPEATS):
+        for _ in range(repeats(x.shape)):
             if not backward:
                 x = function(x)
                 continue
@@ -155,7 +164,7 @@ def torch_layer(
     batch_norm.train(training)
 
     def run() -> None:
-        for _ in range(REPEATS):
+        for _ in range(repeats(x.shape)):
             source = values.detach().requires_grad_(backward)
             y = batch_norm(source)
             y = torch.relu(y) if relu else y
@@ -225,7 +234,7 @@ def measured(rounds: int) -> Iterator[Row]:
                 "pass": pass_,
                 "case": name,
                 "shape": list(shape),
-                "seconds": {n: s / REPEATS for n, s in seconds.items()},
+                "seconds": {n: s / repeats(shape) for n, s in seconds.items()},
             }
 
 

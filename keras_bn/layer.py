@@ -24,7 +24,7 @@ class _Batch(NamedTuple):
     outputs: Tensor
     mean: Tensor
     variance: Tensor
-    count: Tensor
+    count: Tensor  # Or a number; of type int it would hide tuple.count.
 
     def usable(self, *, least: int = 1) -> Tensor:
         """Where a moving average may follow; see `moving_averages.usable`."""
@@ -421,6 +421,7 @@ class BatchNormalization(keras.layers.Layer):
             **options,
         )
         # The statistics to follow are pooled over the virtual batches.
+        count = keras.ops.cast(count, mean.dtype)
         several = count * keras.ops.cast(count > 1, count.dtype)
         return _Batch(
             virtual_batches.join(outputs, x),
@@ -429,10 +430,11 @@ class BatchNormalization(keras.layers.Layer):
             virtual_batches.largest(count, mean),
         )
 
-    def _estimate(self, variance: Tensor, count: Tensor) -> Tensor:
+    def _estimate(self, variance: Tensor, count: Tensor | int) -> Tensor:
         """The variance that the moving average follows."""
         if self.moving_variance_estimator == "biased":
             return variance
+        count = keras.ops.cast(count, variance.dtype)
         return variance * count / keras.ops.maximum(count - 1, 1.0)
 
     def _renormalize(self, batch: _Batch) -> Tensor:
@@ -498,7 +500,7 @@ class BatchNormalization(keras.layers.Layer):
         return self.variance_updates
 
     def _mind_single_values(
-        self, inputs: Tensor, mask: Tensor | None, count: Tensor
+        self, inputs: Tensor, mask: Tensor | None, count: Tensor | int
     ) -> None:
         if self.single_value == "error":
             ops.require_several_values(count)

@@ -45,13 +45,14 @@ def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
     return (moving - value) / (updates + 1.0)
 
 
-def usable(variance: Tensor, count: Tensor, *, least: int = 1) -> Tensor:
+def usable(variance: Tensor, count: Tensor | int, *, least: int = 1) -> Tensor:
     """Which features have statistics that a moving average may follow.
 
     Args:
         variance: Variance of a batch, of the feature shape. It is finite only
             if the mean is.
-        count: Number of values behind it, a scalar or of the feature shape.
+        count: Number of values behind it: a number if it is known, a scalar or
+            of the feature shape if not.
         least: Values that the statistic needs: 2 for a variance, which is 0
             for a single value whatever the distribution.
 
@@ -59,4 +60,7 @@ def usable(variance: Tensor, count: Tensor, *, least: int = 1) -> Tensor:
         Boolean, of the feature shape: the variance is finite, and there are
         enough values.
     """
-    return keras.ops.logical_and(keras.ops.isfinite(variance), count >= least)
+    finite = keras.ops.isfinite(variance)
+    if isinstance(count, int) and count >= least:
+        return finite
+    return keras.ops.logical_and(finite, count >= least)

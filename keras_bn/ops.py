@@ -95,9 +95,9 @@ def counted_batch_norm(
     """`batch_norm`, with the number of values behind each statistic.
 
     Returns:
-        `(y, batch_mean, batch_variance, count)`; the count is a scalar, or of
-        the feature shape where there is a mask. Where it is 0, mean and
-        variance are 0.
+        `(y, batch_mean, batch_variance, count)`; the count is a number where
+        it is known beforehand, otherwise a scalar, or of the feature shape
+        where there is a mask. Where it is 0, mean and variance are 0.
     """
     x = _floating(x)
     axes = canonical_axes(axes, len(x.shape), name="axes")
@@ -191,14 +191,15 @@ def subtract_in_place(variable: Any, step: Tensor) -> None:
     backend.subtract_in_place(variable, step)
 
 
-def require_several_values(count: Tensor) -> None:
+def require_several_values(count: Tensor | int) -> None:
     """Fails, where the graph can, if a feature has a single value.
 
     Args:
-        count: Number of values, a scalar or of the feature shape.
+        count: Number of values, as of `counted_batch_norm`.
 
     Raises:
-        tensorflow.errors.InvalidArgumentError: When it runs, not under XLA.
+        tensorflow.errors.InvalidArgumentError: At once for a number, otherwise
+            when it runs, but not under XLA.
     """
     backend.require_several_values(count)
 

@@ -257,11 +257,22 @@ def test_a_single_value_unknown_when_built_is_an_error_when_it_runs():
         run(tf.ones([1, 3]))
 
 
-def test_under_xla_a_single_value_is_no_error():
+def test_under_xla_a_single_value_is_an_error_when_it_is_traced():
+    layer = layers.built(BatchNormalization(single_value="error"), (None, 3))
+    run = tf.function(lambda x: layer(x, training=True), jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than one"):
+        run(tf.ones([1, 3]))
+
+
+def test_under_xla_a_single_value_unknown_when_traced_is_no_error():
     """XLA drops assertions; the moving variance stays all the same."""
     layer = layers.built(BatchNormalization(single_value="error"), (None, 3))
     before = layers.statistics(layer)
-    run = tf.function(lambda x: layer(x, training=True), jit_compile=True)
+    run = tf.function(
+        lambda x: layer(x, training=True),
+        jit_compile=True,
+        input_signature=[tf.TensorSpec([None, 3])],
+    )
     np.testing.assert_allclose(run(tf.ones([1, 3])), layer.beta.numpy()[None])
     now = layers.statistics(layer)["moving_variance"]
     np.testing.assert_array_equal(now, before["moving_variance"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations that are computed together with the normalization.
 
-Each with its derivative, and with its inverse where it has one, as functions
-of the pre-activation `z` and the output `y`.
+Each with its pullback, which makes the cotangent `dz` of the pre-activation `z`
+from that of the output `y`, and with its inverse where it has one.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ class Activation:
 
     Attributes:
         function: `z -> y`.
-        derivative: `z -> dy/dz`.
+        pullback: `(dy, z) -> dz`: `dy` times the derivative at `z`.
         inverse: `y -> z`; `None` if several `z` have the same `y`.
     """
 
     function: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor], Tensor]
+    pullback: Callable[[Tensor, Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor] | None = None
 
     def inverted(self, y: Tensor) -> Tensor:
@@ -39,12 +39,18 @@ class Activation:
 _LEAK = 0.2
 
 
-def _step(z: Tensor) -> Tensor:
-    return tf.cast(z > 0, z.dtype)
+def _relu_pullback(dy: Tensor, z: Tensor) -> Tensor:
+    return tf.raw_ops.ReluGrad(gradients=dy, features=z)
 
 
-def _leaky_derivative(z: Tensor) -> Tensor:
-    return tf.where(z > 0, tf.ones([], z.dtype), tf.constant(_LEAK, z.dtype))
+def _leaky_relu_pullback(dy: Tensor, z: Tensor) -> Tensor:
+    return dy * tf.where(
+        z > 0, tf.ones([], z.dtype), tf.constant(_LEAK, z.dtype)
+    )
+
+
+def _elu_pullback(dy: Tensor, z: Tensor) -> Tensor:
+    return dy * tf.where(z > 0, tf.ones([], z.dtype), tf.exp(_below(z)))
 
 
 def _below(z: Tensor) -> Tensor:
@@ -56,39 +62,43 @@ def _normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * (1.0 + tf.math.erf(z * math.sqrt(0.5)))
 
 
-def _gelu_derivative(z: Tensor) -> Tensor:
+def _gelu_pullback(dy: Tensor, z: Tensor) -> Tensor:
     density = tf.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-    return _normal_cdf(z) + z * density
+    return dy * (_normal_cdf(z) + z * density)
 
 
-def _silu_derivative(z: Tensor) -> Tensor:
+def _silu_pullback(dy: Tensor, z: Tensor) -> Tensor:
     gate = tf.sigmoid(z)
-    return gate * (1.0 + z * (1.0 - gate))
+    return dy * (gate * (1.0 + z * (1.0 - gate)))
 
 
-def _sigmoid_derivative(z: Tensor) -> Tensor:
+def _sigmoid_pullback(dy: Tensor, z: Tensor) -> Tensor:
     y = tf.sigmoid(z)
-    return y * (1.0 - y)
+    return dy * (y * (1.0 - y))
 
 
-LINEAR = Activation(lambda z: z, tf.ones_like, lambda y: y)
+def _tanh_pullback(dy: Tensor, z: Tensor) -> Tensor:
+    return dy * (1.0 - tf.square(tf.tanh(z)))
+
+
+LINEAR = Activation(lambda z: z, lambda dy, _: dy, lambda y: y)
 
 #: By the names of Keras' activation functions, with their default arguments.
 BY_NAME = {
     "linear": LINEAR,
-    "relu": Activation(lambda z: tf.maximum(z, 0), _step),
+    "relu": Activation(lambda z: tf.maximum(z, 0), _relu_pullback),
     "leaky_relu": Activation(
         lambda z: tf.where(z > 0, z, _LEAK * z),
-        _leaky_derivative,
+        _leaky_relu_pullback,
         lambda y: tf.where(y > 0, y, y / _LEAK),
     ),
     "elu": Activation(
         lambda z: tf.where(z > 0, z, tf.math.expm1(_below(z))),
-        lambda z: tf.where(z > 0, tf.ones([], z.dtype), tf.exp(_below(z))),
+        _elu_pullback,
         lambda y: tf.where(y > 0, y, tf.math.log1p(_below(y))),
     ),
-    "sigmoid": Activation(tf.sigmoid, _sigmoid_derivative),
-    "tanh": Activation(tf.tanh, lambda z: 1.0 - tf.square(tf.tanh(z))),
-    "silu": Activation(lambda z: z * tf.sigmoid(z), _silu_derivative),
-    "gelu": Activation(lambda z: z * _normal_cdf(z), _gelu_derivative),
+    "sigmoid": Activation(tf.sigmoid, _sigmoid_pullback),
+    "tanh": Activation(tf.tanh, _tanh_pullback),
+    "silu": Activation(lambda z: z * tf.sigmoid(z), _silu_pullback),
+    "gelu": Activation(lambda z: z * _normal_cdf(z), _gelu_pullback),
 }

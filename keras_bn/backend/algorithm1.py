@@ -241,16 +241,20 @@ class Algorithm1:
         saved: Saved,
         dgamma: Tensor,
         dbeta: Tensor,
-        dmean: Tensor,
-        dvariance: Tensor,
+        dmean: Tensor | None,
+        dvariance: Tensor | None,
     ) -> Tensor:
-        """`dx`, from the cotangents of all replicas."""
+        """`dx`, from the cotangents of all replicas; `None` is 0."""
         inv_std = self._inverse_std(saved.variance)
         slope = saved.gamma * inv_std
         m = tf.maximum(saved.count, 1.0)
         share = slope / m
-        on_centered = share * inv_std * dgamma - dvariance * (2.0 / m)
-        constant = share * dbeta - dmean / m
+        on_centered = share * inv_std * dgamma
+        if dvariance is not None:
+            on_centered -= dvariance * (2.0 / m)
+        constant = share * dbeta
+        if dmean is not None:
+            constant -= dmean / m
         dz, centered = self._recovered(dy, saved, saved.values)
         through_statistics = centered * self._expand(on_centered)
         through_statistics += self._expand(constant)
@@ -259,7 +263,11 @@ class Algorithm1:
         return tf.cast(dx, saved.values.dtype)
 
     def backward(
-        self, dy: Tensor, saved: Saved, dmean: Tensor, dvariance: Tensor
+        self,
+        dy: Tensor,
+        saved: Saved,
+        dmean: Tensor | None,
+        dvariance: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`dx`, `dgamma`, `dbeta`."""
         dgamma, dbeta = self.parameter_gradients(dy, saved)
@@ -296,7 +304,7 @@ class Algorithm1:
         else:
             centered = self._centered(values, saved.center)
             z = centered * slope + beta
-        return tf.cast(dy, dtype) * self._activation.derivative(z), centered
+        return self._activation.pullback(tf.cast(dy, dtype), z), centered
 
     def _centered(self, x: Tensor, center: Center) -> Tensor:
         centered = tf.cast(x, center[0].dtype)

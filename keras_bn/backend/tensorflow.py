@@ -54,8 +54,9 @@ def batch_norm(
     """Normalizes with the batch's own statistics; see `keras_bn.ops`.
 
     Returns:
-        `(y, batch_mean, batch_variance, count)`; the count has the dtype of
-        the statistics and the feature shape, or none at all.
+        `(y, batch_mean, batch_variance, count)`; the count is a number where it
+        is known, else it has the dtype of the statistics and the feature
+        shape, or none at all.
     """
     x = tf.convert_to_tensor(x)
     gamma, beta = _parameters(x, gamma, beta, axes)
@@ -70,11 +71,14 @@ def batch_norm(
         from_output=keeps == "output",
         compiled=_worth_compiling(x, axes),
     )
-    return _with_gradient(
-        algorithm,
-        *(x, gamma, beta, mask),
-        synchronized=synchronized and _several_replicas(),
+    synchronized = synchronized and _several_replicas()
+    y, mean, variance, count = _with_gradient(
+        algorithm, *(x, gamma, beta, mask), synchronized=synchronized
     )
+    size = _size(x, axes)
+    if isinstance(size, int) and mask is None and not synchronized:
+        count = size
+    return y, mean, variance, count
 
 
 class _Run(NamedTuple):
@@ -198,7 +202,9 @@ def _with_gradient(
             # within the gradient of tf.cond.
             kept = tf.nest.map_structure(_identity, saved)
             if not synchronized:
-                return run.backward(dy, kept, dmean, dvariance)
+                return run.backward(
+                    dy, kept, _unless_zero(dmean), _unless_zero(dvariance)
+                )
             dgamma, dbeta = run.parameter_gradients(dy, kept)
             of_all = _over_replicas(dgamma, dbeta, dmean, dvariance)
             return run.input_gradient(dy, kept, *of_all), dgamma, dbeta
@@ -323,11 +329,11 @@ def subtract_in_place(variable: Any, step: Tensor) -> None:
         variable.value.assign_sub(step)
 
 
-def require_several_values(count: Tensor) -> None:
+def require_several_values(count: Tensor | int) -> None:
     """Fails where a feature has a single value, unless XLA compiles it."""
     tf.debugging.assert_none_equal(
         count,
-        tf.ones([], count.dtype),
+        tf.ones_like(count),
         message=(
             "batch normalization needs more than one value per feature in "
             "training: the variance of a single value is 0"
@@ -343,7 +349,20 @@ def _parameters(
     features = [_size(x, [a]) for a in range(len(x.shape)) if a not in axes]
     gamma = tf.ones([], dtype) if gamma is None else tf.cast(gamma, dtype)
     beta = tf.zeros([], dtype) if beta is None else tf.cast(beta, dtype)
-    return tf.broadcast_to(gamma, features), tf.broadcast_to(beta, features)
+    return _broadcast(gamma, features), _broadcast(beta, features)
+
+
+def _broadcast(tensor: Tensor, shape: list[Any]) -> Tensor:
+    # TensorFlow runs an operation even where there is nothing to do.
+    return tensor if tensor.shape == shape else tf.broadcast_to(tensor, shape)
+
+
+def _unless_zero(tensor: Tensor) -> Tensor | None:
+    """`None` for what a graph knows to be 0, as of an output without use."""
+    if tf.executing_eagerly():  # What it holds is on the device.
+        return tensor
+    value = tf.get_static_value(tensor)
+    return tensor if value is None or value.any() else None
 
 
 def _identity(tensor: Any) -> Any:
