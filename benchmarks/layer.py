@@ -4,11 +4,12 @@
     python -m benchmarks.layer --output=docs/results/layer.json
     python -m benchmarks.layer --markdown=docs/results/layer.json
 
-Each contestant runs ten times within one graph, a tensor of a few thousand
-values a hundred times, as the call of a graph takes as long as ten such layers.
-The runs follow one another: every time the gradient of the time before is the
-input and its output the cotangent, so that nothing can be left out or done side
-by side. Backward is the gradients of
+Each contestant runs ten times within one graph, with a tensor of a few thousand
+values a hundred times, as the call of a graph takes as long as ten such layers
+(ten times where XLA compiles it, which does work twice in longer chains; there
+the call is part of the figure). The runs follow one another: every time the
+gradient of the time before is the input and its output the cotangent, so that
+nothing can be left out or done side by side. Backward is the gradients of
 input, gamma and beta. The contestants take turns; medians. `--markdown` prints
 what a file holds and measures nothing.
 
@@ -50,9 +51,10 @@ SHAPES = (
     (32, 14, 14, 576),
     (32, 7, 7, 1024),
 )
-#: Values of a tensor that count as few, and runs of a contestant within one
-#: call, for few and for many.
-FEW, REPEATS = 2**14, (100, 10)
+#: Runs of a contestant within one call.
+REPEATS = 10
+#: Values of a tensor that count as few, and runs of what XLA does not compile.
+FEW, REPEATS_OF_FEW = 2**14, 100
 #: name, shape, feature axis, dtype policy, activation
 CASES = (
     *[("float32", shape, -1, "float32", None) for shape in SHAPES],
@@ -117,9 +119,10 @@ def layer(
     return run
 
 
-def repeats(shape: Sequence[int]) -> int:
+def repeats(shape: Sequence[int], contestant: str) -> int:
     """Runs of a contestant within one call."""
-    return REPEATS[math.prod(shape) > FEW]
+    few = math.prod(shape) <= FEW and not contestant.endswith("xla")
+    return REPEATS_OF_FEW if few else REPEATS
 
 
 def repeated(
@@ -128,6 +131,7 @@ def repeated(
     dy: Tensor,
     *,
     backward: bool,
+    times: int = REPEATS,
     jit_compile: bool = False,
 ) -> Callable[[], object]:
     """So many runs, each on the gradient and the output of the last."""
@@ -135,7 +139,7 @@ def repeated(
     @tf.function(autograph=False, jit_compile=jit_compile)
     def run(x: Tensor, dy: Tensor) -> list[Tensor]:
         of_parameters: list[Tensor] = []
-        for _ in range(repeats(x.shape)):
+        for _ in range(times):
             if not backward:
                 x = function(x)
                 continue
@@ -152,7 +156,13 @@ def repeated(
 
 
 def torch_layer(
-    x: np.ndarray, dy: np.ndarray, *, backward: bool, training: bool, relu: bool
+    x: np.ndarray,
+    dy: np.ndarray,
+    *,
+    backward: bool,
+    training: bool,
+    relu: bool,
+    times: int,
 ) -> Callable[[], object]:
     """The same in torch; channels last."""
     import torch
@@ -164,7 +174,7 @@ def torch_layer(
     batch_norm.train(training)
 
     def run() -> None:
-        for _ in range(repeats(x.shape)):
+        for _ in range(times):
             source = values.detach().requires_grad_(backward)
             y = batch_norm(source)
             y = torch.relu(y) if relu else y
@@ -195,14 +205,17 @@ def contestants(
         training=training,
         activation=activation,
     )
-    run = functools.partial(repeated, x=x, dy=dy, backward=backward)
+    run = functools.partial(
+        repeated, x=x, dy=dy, backward=backward, times=repeats(shape, "")
+    )
+    compiled = functools.partial(run, times=REPEATS, jit_compile=True)
     ours, theirs = keras_bn.BatchNormalization, keras.layers.BatchNormalization
     result = {
-        "copy": repeated(_copy, x, dy, backward=False),
+        "copy": run(_copy, backward=False),
         "ours": run(make(ours)),
-        "ours xla": run(make(ours), jit_compile=True),
+        "ours xla": compiled(make(ours)),
         "keras": run(make(theirs)),
-        "keras xla": run(make(theirs), jit_compile=True),
+        "keras xla": compiled(make(theirs)),
     }
     if policy == "float32" and axis == -1:
         kernel = fused(shape=shape, training=training)
@@ -214,6 +227,7 @@ def contestants(
                 backward=backward,
                 training=training,
                 relu=activation == "relu",
+                times=repeats(shape, "torch"),
             )
     return result
 
@@ -234,7 +248,9 @@ def measured(rounds: int) -> Iterator[Row]:
                 "pass": pass_,
                 "case": name,
                 "shape": list(shape),
-                "seconds": {n: s / repeats(shape) for n, s in seconds.items()},
+                "seconds": {
+                    n: s / repeats(shape, n) for n, s in seconds.items()
+                },
             }
 
 

@@ -199,15 +199,19 @@ class Algorithm1:
     #
     #   dbeta = sum_i dz_i            dgamma = s sum_i dz_i c_i
     #
-    # it becomes affine in dz_i and c_i, with three coefficients per feature:
+    # it becomes, exact for every epsilon,
+    #
+    #   dx_i = (gamma s) (dz_i - (s dgamma / m) c_i - dbeta / m)
+    #
+    # and, where the statistics are used, affine in dz_i and c_i all the same:
     #
     #   dx_i = (gamma s) dz_i
     #        - ((gamma s^2 dgamma - 2 dvariance) / m) c_i
     #        - (gamma s dbeta - dmean) / m
     #
-    # exact for every epsilon. A value that a mask leaves out is normalized too
-    # but has no part in mean and var: its dx_i is the first term alone, and
-    # the sums over dz still run over all values. With several replicas the
+    # A value that a mask leaves out is normalized too but has no part in mean
+    # and var: its dx_i is (gamma s) dz_i alone, and the sums over dz still run
+    # over all values. With several replicas the
     # sums, dmean and dvariance are those of all replicas, but each returns its
     # own share of dgamma and dbeta, which the optimizer adds up.
     #
@@ -244,22 +248,31 @@ class Algorithm1:
         dmean: Tensor | None,
         dvariance: Tensor | None,
     ) -> Tensor:
-        """`dx`, from the cotangents of all replicas; `None` is 0."""
+        """`dx`, from the cotangents of all replicas.
+
+        `dmean` and `dvariance` are `None` where the statistics are not used.
+        """
         inv_std = self._inverse_std(saved.variance)
         slope = saved.gamma * inv_std
         m = tf.maximum(saved.count, 1.0)
-        share = slope / m
-        on_centered = share * inv_std * dgamma
+        on_centered = inv_std / m * dgamma
+        constant = dbeta / m
+        used = dmean is not None or dvariance is not None
+        if used:
+            on_centered *= slope
+            constant *= slope
         if dvariance is not None:
             on_centered -= dvariance * (2.0 / m)
-        constant = share * dbeta
         if dmean is not None:
             constant -= dmean / m
         dz, centered = self._recovered(dy, saved, saved.values)
         through_statistics = centered * self._expand(on_centered)
         through_statistics += self._expand(constant)
-        dx = dz * self._expand(slope)
-        dx -= _where(saved.mask, through_statistics)
+        through_statistics = _where(saved.mask, through_statistics)
+        if used:
+            dx = dz * self._expand(slope) - through_statistics
+        else:
+            dx = (dz - through_statistics) * self._expand(slope)
         return tf.cast(dx, saved.values.dtype)
 
     def backward(
