@@ -44,6 +44,29 @@ def read(logdir: str | Path) -> Table:
     return Table(runs, rows)
 
 
+def read_claims(logdir: str | Path) -> list[dict[str, Any]]:
+    """The rows that `python -m analysis.claims` wrote into a log folder.
+
+    Args:
+        logdir: The folder, which may hold a `claims.json`.
+
+    Returns:
+        A row per claim with `number`, `claim`, `section`, `expected`,
+        `measured` and `holds`; none without such a file.
+
+    Raises:
+        ReadError: If the file is damaged.
+    """
+    path = Path(logdir) / "claims.json"
+    rows = _read_json(path).get("results", [])
+    needed = ("number", "claim", "section", "expected", "measured", "holds")
+    for row in rows:
+        absent = [name for name in needed if name not in row]
+        if absent:
+            raise ReadError(f"{path} is damaged: a claim has no {absent[0]}")
+    return list(rows)
+
+
 def _read_run(folder: Path, root: Path) -> Run:
     contents = _read_json(folder / "recipe.json")
     name = folder.relative_to(root).as_posix()

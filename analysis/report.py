@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers + figures -> a folder with pictures and one page.
+r"""Readers + figures -> a folder with pictures and one page.
 
-python -m analysis.report --logdir=runs --output=report
+    python -m analysis.report --logdir=runs --output=report
+
+The claims are part of it if they were measured into the log folder:
+
+    python -m analysis.claims --logdir=runs --output=runs/claims.json \
+        --figures=runs
 """
 
-import base64
 import dataclasses
-import html
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
 
-from analysis import event_file, readers, summaries
-from analysis.figures import figure1, figure2, jacobians
+from analysis import comparison, event_file, page, readers, summaries
+from analysis.figures import accuracies, figure1, figure2, jacobians, seeds
+from analysis.page import Picture
 from analysis.table import Run, Table
 from analysis.text import text_table
 
@@ -29,40 +32,44 @@ THRESHOLDS = (0.90, 0.95)
 STEPS = (4_000, 10_000, 50_000)
 
 
-class Picture(NamedTuple):
-    """A drawn figure: file name without ending, caption, PNG bytes."""
-
-    name: str
-    caption: str
-    png: bytes
-
-
 def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     """Writes pictures, `index.html` and `runs.json`, the raw figures.
 
-    The pictures also become TensorBoard images, in `<logdir>/figures`.
+    The pictures of runs also become TensorBoard images, in
+    `<logdir>/figures`.
 
     Args:
-        logdir: Folder of the runs.
+        logdir: Folder of the runs, and of `claims.json` and `claim-*.png`.
         output: Folder to write; made if missing.
 
     Returns:
         Lines for the terminal: the key figures, then what was written.
 
     Raises:
-        analysis.readers.ReadError: If there are no runs.
+        analysis.readers.ReadError: If there are no runs, or a file is damaged.
         OSError: If something cannot be written.
     """
     table = readers.read(logdir)
+    claims = readers.read_claims(logdir)
     pictures, missing = _draw(table)
+    of_claims = [
+        Picture(path.stem, f"Claim: {path.stem[6:]}", path.read_bytes())
+        for path in sorted(Path(logdir).glob("claim-*.png"))
+    ]
+    if not claims:
+        missing.append(
+            "the claims are missing: python -m analysis.claims "
+            f"--logdir={logdir} --output={logdir}/claims.json "
+            f"--figures={logdir}"
+        )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
+    for picture in [*pictures, *of_claims]:
         _write(folder / f"{picture.name}.png", picture.png)
     raw = {name: dataclasses.asdict(run) for name, run in table.runs.items()}
     _write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
-    page = _page(table, pictures, missing)
-    _write(folder / "index.html", page.encode("utf-8"))
+    contents = _page(table, pictures, claims, of_claims, missing)
+    _write(folder / "index.html", contents.encode("utf-8"))
     _write_images(Path(logdir), pictures)
     return [
         *text_table(key_figures(table)),
@@ -76,8 +83,10 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
 def key_figures(table: Table) -> list[list[str]]:
     """A head and a row per run: accuracy at some steps, steps to a threshold.
 
+    Below runs on MNIST stands what the paper prints.
+
     Returns:
-        Rows of cells; a dash where a run has no such figure.
+        Rows of cells; a dash where there is no such figure.
     """
     head = [
         "run",
@@ -87,7 +96,21 @@ def key_figures(table: Table) -> list[list[str]]:
         "steps",
         "seconds",
     ]
-    return [head, *(_figures_of(table, run) for run in table.runs.values())]
+    rows = [_figures_of(table, run) for run in table.runs.values()]
+    if any(run.recipe.get("dataset") == "mnist" for run in table.runs.values()):
+        rows += _printed(len(head))
+    return [head, *rows]
+
+
+def _printed(columns: int) -> list[list[str]]:
+    """Fig. 1(a) of the paper at the steps looked at."""
+    with_bn = {step: with_bn for step, with_bn, _ in figure1.PRINTED}
+    without = {step: without for step, _, without in figure1.PRINTED}
+    rows = [
+        ["printed, with BN", *(f"{with_bn[step]:.3f}" for step in STEPS)],
+        ["printed, without BN", *(f"{without[step]:.3f}" for step in STEPS)],
+    ]
+    return [[*row, *["-"] * (columns - len(row))] for row in rows]
 
 
 def _figures_of(table: Table, run: Run) -> list[str]:
@@ -111,35 +134,33 @@ def _draw(table: Table) -> tuple[list[Picture], list[str]]:
     """Every figure that the runs allow, and a line for each that they don't."""
     pictures: list[Picture] = []
     missing: list[str] = []
-    pairs = _pairs(table)
+    pairs = comparison.pairs(table)
     if not pairs:
         missing.append(
             "Fig. 1 is missing: it needs a run of fig1_bn and one of "
-            "fig1_baseline that differ in nothing else"
+            "fig1_baseline, both with measures, that differ in nothing else"
         )
-    for with_bn, without_bn, label in pairs:
-        figures: dict[str, tuple[Callable[..., Figure], str]] = {
-            "figure1": (
-                figure1.figure,
-                f"Fig. 1 of the paper, {label}. (a) Test accuracy; (b, c) the "
-                "15th, 50th and 85th percentile of the input of one sigmoid "
-                "of the last hidden layer, over test examples.",
-            ),
-            "jacobians": (
-                jacobians.figure,
-                f"Singular values of each block's Jacobian at inference, "
-                f"{label}: means over test examples. The paper conjectures "
-                "values near 1 with batch normalization.",
-            ),
-        }
-        for name, (draw, caption) in figures.items():
+    for pair in pairs:
+        for name, (draw, caption) in _of_pairs(pair.label).items():
             try:
-                drawn = draw(table, with_bn=with_bn, without_bn=without_bn)
+                drawn = draw(
+                    table, with_bn=pair.with_bn, without_bn=pair.without_bn
+                )
             except KeyError as error:
-                missing.append(f"{name}, {label}, is missing: {error.args[0]}")
+                missing.append(
+                    f"{name}, {pair.label}, is missing: {error.args[0]}"
+                )
                 continue
-            file_name = f"{name}-{label.replace(', seed ', '-')}"
+            file_name = f"{name}-{pair.label.replace(', seed ', '-')}"
             pictures.append(Picture(file_name, caption, _png(drawn)))
+    groups = comparison.over_seeds(table)
+    if groups:
+        caption = (
+            "Fig. 1(a) over several seeds: means, within bands from the least "
+            "to the most accurate run."
+        )
+        drawn = seeds.figure(table, groups)
+        pictures.append(Picture("seeds", caption, _png(drawn)))
     if "inception" in figure2.runs_of(table):
         caption = (
             "Fig. 2 of the paper, at the scale of these runs: test accuracy of "
@@ -149,7 +170,40 @@ def _draw(table: Table) -> tuple[list[Picture], list[str]]:
         pictures.append(
             Picture("figure2", caption, _png(figure2.figure(table)))
         )
-    return pictures, missing
+    return pictures + _all_runs(table, missing), missing
+
+
+def _of_pairs(label: str) -> dict[str, tuple[Callable[..., Figure], str]]:
+    """What is drawn of a run with BN beside one without: with its caption."""
+    return {
+        "figure1": (
+            figure1.figure,
+            f"Fig. 1 of the paper, {label}. (a) Test accuracy; (b, c) the "
+            "15th, 50th and 85th percentile of the input of one sigmoid "
+            "of the last hidden layer, over test examples.",
+        ),
+        "jacobians": (
+            jacobians.figure,
+            f"Singular values of each block's Jacobian at inference, "
+            f"{label}: means over test examples. The paper conjectures "
+            "values near 1 with batch normalization.",
+        ),
+    }
+
+
+def _all_runs(table: Table, missing: list[str]) -> list[Picture]:
+    """Test accuracy of all runs in one figure, where a pair is not all."""
+    runs = [r for r in table.runs if table.has(r, "validation", "accuracy")]
+    if len(runs) < 3:
+        return []
+    if len(runs) > accuracies.MOST:
+        missing.append(
+            f"one figure of all {len(runs)} runs is missing: more than "
+            f"{accuracies.MOST} lines cannot be told apart"
+        )
+        return []
+    drawn = accuracies.figure(table, runs)
+    return [Picture("all-runs", "Test accuracy of all runs.", _png(drawn))]
 
 
 def _variants(table: Table) -> list[list[str]]:
@@ -157,29 +211,6 @@ def _variants(table: Table) -> list[list[str]]:
     if "inception" not in figure2.runs_of(table):
         return []
     return figure2.cells(figure2.rows(table))
-
-
-def _pairs(table: Table) -> list[tuple[str, str, str]]:
-    """Runs with and without BN whose recipes are otherwise the same."""
-
-    def key(run: Run) -> tuple[Any, ...]:
-        ignored = {"recipe", "norm"}
-        items = {k: v for k, v in run.recipe.items() if k not in ignored}
-        return tuple(sorted((k, str(v)) for k, v in items.items()))
-
-    without = {
-        key(run): run
-        for run in table.runs.values()
-        if run.recipe.get("norm") == "none"
-    }
-    pairs = []
-    for run in table.runs.values():
-        of_figure1 = run.recipe.get("model", "mlp") == "mlp"
-        with_bn = run.recipe.get("norm") == "batch"
-        if of_figure1 and with_bn and key(run) in without:
-            label = f"{run.recipe['dataset']}, seed {run.recipe['seed']}"
-            pairs.append((run.name, without[key(run)].name, label))
-    return pairs
 
 
 def _png(figure: Figure) -> bytes:
@@ -208,43 +239,77 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
     writer.close()
 
 
-def _page(table: Table, pictures: list[Picture], missing: list[str]) -> str:
-    figures = "\n".join(
-        f'<figure><img alt="{html.escape(p.name)}" '
-        f'src="data:image/png;base64,{base64.b64encode(p.png).decode()}">'
-        f"<figcaption>{html.escape(p.caption)}</figcaption></figure>"
-        for p in pictures
-    )
-    notes = "".join(f"<li>{html.escape(line)}</li>" for line in missing)
-    recipes = "\n".join(_recipe_html(run) for run in table.runs.values())
-    variants = _variants(table)
-    return _PAGE.substitute(
-        table=_html_table(key_figures(table)),
-        variants=(
-            "<h2>Fig. 3: steps to Inception's best</h2>"
-            f'<div class="wide">{_html_table(variants)}</div>'
-            if variants
-            else ""
+def _page(
+    table: Table,
+    pictures: list[Picture],
+    claims: list[dict[str, Any]],
+    of_claims: list[Picture],
+    missing: list[str],
+) -> str:
+    runs = table.runs.values()
+    return page.page(
+        "Batch normalization, measured",
+        page.section(
+            "Key figures",
+            page.paragraph(
+                "Test accuracy after some numbers of steps, and the first "
+                "evaluation at or above a threshold."
+            ),
+            page.table(key_figures(table)),
         ),
-        figures=figures,
-        missing=f"<h2>Missing</h2><ul>{notes}</ul>" if notes else "",
-        recipes=recipes,
+        page.section(
+            "Fig. 3: steps to Inception's best", page.table(_variants(table))
+        ),
+        page.section("Figures", *map(page.figure, pictures)),
+        page.section(
+            "Claims of the paper",
+            page.table(_claims(claims), prose=True),
+            *map(page.figure, of_claims),
+        ),
+        page.section("Missing", page.items(missing)),
+        page.section(
+            "What sets the runs apart", page.table(_differences(runs))
+        ),
+        page.section(
+            "Recipes and environments",
+            *(page.details(run.name, _recipe(run)) for run in runs),
+        ),
     )
 
 
-def _html_table(rows: list[list[str]]) -> str:
-    head, *body = rows
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
-        for row in body
-    )
-    return (
-        f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
-    )
+def _claims(claims: list[dict[str, Any]]) -> list[list[str]]:
+    """A row per claim of `claims.json`."""
+    head = ["", "claim", "section", "expected", "measured", "holds"]
+    return [
+        head,
+        *(
+            [
+                str(row["number"]),
+                row["claim"],
+                row["section"],
+                row["expected"],
+                "; ".join(
+                    f"{name}: {'never' if value is None else f'{value:.4g}'}"
+                    for name, value in row["measured"].items()
+                ),
+                "yes" if row["holds"] else "NO",
+            ]
+            for row in claims
+        ),
+    ]
 
 
-def _recipe_html(run: Run) -> str:
+def _differences(runs: Iterable[Run]) -> list[list[str]]:
+    """A row per run, a column per field in which their recipes differ."""
+    fields = comparison.differing_fields(runs)
+    rows = [
+        [run.name, *(str(run.recipe.get(field, "-")) for field in fields)]
+        for run in runs
+    ]
+    return [["run", *fields], *rows] if fields else []
+
+
+def _recipe(run: Run) -> str:
     versions = run.environment.get("versions", {})
     facts = {
         **run.recipe,
@@ -253,44 +318,7 @@ def _recipe_html(run: Run) -> str:
         **{f"{name} version": version for name, version in versions.items()},
     }
     rows = [["field", "value"], *([k, str(v)] for k, v in facts.items())]
-    return (
-        f"<details><summary>{html.escape(run.name)}</summary>"
-        f"{_html_table(rows)}</details>"
-    )
-
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>keras-bn report</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  margin: 0 auto; max-width: 64rem; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-figure { margin: 1rem 0; } img { width: 100%; height: auto; }
-figcaption { color: #555; font-size: .9rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-details { margin: .5rem 0; } summary { cursor: pointer; }
-</style>
-<h1>Batch normalization, measured</h1>
-<h2>Key figures</h2>
-<p>Test accuracy after some numbers of steps, and the first evaluation at or
-above a threshold.</p>
-<div class="wide">$table</div>
-$variants
-<h2>Figures</h2>
-$figures
-$missing
-<h2>Recipes and environments</h2>
-$recipes
-</html>
-""")
+    return page.table(rows)
 
 
 def main() -> None:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which runs of a table belong beside each other, and what sets them apart."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from analysis.table import Run, Table
+
+#: Fields that tell runs with and without BN apart, and runs of one seed.
+_OF_NORM = frozenset({"recipe", "norm"})
+_OF_SEED = frozenset({"seed"})
+
+
+class Pair(NamedTuple):
+    """Two runs of the MLP, with and without BN, otherwise alike."""
+
+    with_bn: str
+    without_bn: str
+    label: str
+
+
+def differing_fields(runs: Iterable[Run]) -> list[str]:
+    """Fields of recipes that are not the same in all runs, in their order."""
+    recipes = [run.recipe for run in runs]
+    fields = dict.fromkeys(field for recipe in recipes for field in recipe)
+    return [
+        field
+        for field in fields
+        if len({_text(recipe.get(field)) for recipe in recipes}) > 1
+    ]
+
+
+def pairs(table: Table) -> list[Pair]:
+    """Of runs that measured something; of several seeds the first."""
+    runs = [run for run in _mlps(table) if run.recipe.get("measures")]
+    without = {
+        _rest(run, _OF_NORM): run.name
+        for run in runs
+        if run.recipe.get("norm") == "none"
+    }
+    found: dict[str, Pair] = {}
+    for run in sorted(runs, key=lambda run: run.recipe.get("seed", 0)):
+        key = _rest(run, _OF_NORM)
+        if run.recipe.get("norm") == "batch" and key in without:
+            recipe = run.recipe
+            label = f"{recipe.get('dataset')}, seed {recipe.get('seed')}"
+            group = _rest(run, _OF_NORM | _OF_SEED)
+            found.setdefault(group, Pair(run.name, without[key], label))
+    return list(found.values())
+
+
+def over_seeds(table: Table) -> dict[str, dict[str, list[str]]]:
+    """Runs of the MLP by what else they have in common, and by norm.
+
+    Returns:
+        Only what has several seeds, finished. The keys name the fields in
+        which these groups differ, such as `learning_rate 0.5`.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in _mlps(table):
+        finished = run.result.get("steps") == run.recipe.get("steps")
+        if finished and table.has(run.name, "validation", "accuracy"):
+            group = groups.setdefault(_rest(run, _OF_NORM | _OF_SEED), [])
+            group.append(run)
+    several = [
+        runs
+        for runs in groups.values()
+        if len({run.recipe.get("seed") for run in runs}) > 1
+    ]
+    fields = differing_fields(runs[0] for runs in several)
+    return {_title(runs[0], fields): _by_norm(runs) for runs in several}
+
+
+def _title(run: Run, fields: Iterable[str]) -> str:
+    named = [f for f in fields if f not in _OF_NORM | _OF_SEED] or ["dataset"]
+    return ", ".join(f"{f} {run.recipe.get(f)}" for f in named)
+
+
+def _by_norm(runs: Iterable[Run]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        found.setdefault(str(run.recipe.get("norm")), []).append(run.name)
+    return dict(sorted(found.items()))
+
+
+def _mlps(table: Table) -> list[Run]:
+    return [
+        run
+        for run in table.runs.values()
+        if run.recipe.get("model", "mlp") == "mlp"
+    ]
+
+
+def _rest(run: Run, ignored: frozenset[str]) -> str:
+    """A recipe without some fields, as text that is equal for equal ones."""
+    return _text({k: v for k, v in run.recipe.items() if k not in ignored})
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

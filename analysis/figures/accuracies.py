@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Test accuracy of several runs over steps."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.table import Table
+
+#: Colours told apart by most eyes (Wong 2011), of a full and of a broken line.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#555555")
+LINES = ("-", "--")
+#: More lines cannot be told apart.
+MOST = len(COLORS) * len(LINES)
+
+
+def figure(table: Table, runs: Sequence[str]) -> Figure:
+    """A line per run.
+
+    Args:
+        table: Rows of the runs.
+        runs: Their names, `MOST` at most.
+
+    Raises:
+        KeyError: If a curve is missing.
+    """
+    result, axes = style.panels(1, 1, width=8, height=3.6)
+    panel = axes[0][0]
+    looks = [(color, line) for line in LINES for color in COLORS]
+    for run, (color, line) in zip(runs, looks, strict=False):
+        steps, values = table.series(run, "validation", "accuracy")
+        panel.plot(steps, values, line, color=color, label=run)
+    panel.set_ylabel("test accuracy")
+    style.step_axis(panel)
+    result.legend(loc="outside right upper", fontsize="small")
+    return result

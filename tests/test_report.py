@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of log folders made by hand; see also test_run_records.py."""
+
+import json
+
+import pytest
+
+from analysis import readers, report
+from analysis.table import Row, Run, Table
+from keras_bn.run_folder import RunFolder
+from tests.pictures import png
+
+CLAIM = {
+    "number": 4,
+    "claim": "b moves & nothing <b>else</b>",
+    "section": "2",
+    "expected": "1e-12",
+    "measured": {"change": 0.12345, "steps": None},
+    "holds": True,
+}
+
+
+@pytest.fixture
+def logdir(tmp_path):
+    """A run that has recorded nothing yet."""
+    folder = RunFolder(tmp_path / "logs" / "run")
+    folder.path.mkdir(parents=True)
+    folder.recipe_file.write_text(json.dumps({"recipe": {"seed": 0}}))
+    return tmp_path / "logs"
+
+
+def write_claims(logdir, *rows):
+    (logdir / "claims.json").write_text(json.dumps({"results": rows}))
+
+
+def test_claims_in_the_log_folder_are_shown(logdir, tmp_path):
+    write_claims(logdir, CLAIM, {**CLAIM, "holds": False})
+    (logdir / "claim-steps.png").write_bytes(png())
+    lines = report.write_report(logdir, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "b moves &amp; nothing &lt;b&gt;else&lt;/b&gt;" in page
+    assert "change: 0.1235; steps: never" in page
+    assert "<td>yes</td>" in page
+    assert "<td>NO</td>" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert (tmp_path / "out" / "claim-steps.png").read_bytes() == png()
+    assert not any("claims are missing" in line for line in lines)
+
+
+def test_without_claims_it_says_how_to_measure_them(logdir, tmp_path):
+    lines = report.write_report(logdir, tmp_path / "out")
+    (missing,) = (line for line in lines if "claims are missing" in line)
+    assert f"python -m analysis.claims --logdir={logdir}" in missing
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "holds no JSON object"),
+        ('{"results": [{"number": 1}]}', "a claim has no claim"),
+    ],
+)
+def test_damaged_claims_are_refused(logdir, contents, message):
+    (logdir / "claims.json").write_text(contents)
+    with pytest.raises(readers.ReadError, match=message):
+        readers.read_claims(logdir)
+
+
+def test_runs_on_mnist_stand_above_what_the_paper_prints():
+    run = Run("run", {"dataset": "mnist"}, {}, {"seconds": 3.2})
+    rows = [Row("run", "validation", "accuracy", 4000, 0.93)]
+    head, ours, with_bn, without = report.key_figures(Table([run], rows))
+    assert (head[1], ours[1], with_bn[1]) == ("at 4,000", "0.9300", "0.954")
+    assert without[:2] == ["printed, without BN", "0.710"]
+    assert len({len(row) for row in (head, ours, with_bn, without)}) == 1
+    assert len(report.key_figures(Table([Run("r", {}, {}, {})], []))) == 2
+
+
+def test_names_with_markup_are_text_in_the_report(tmp_path):
+    name = "<script>alert(1)</script>"
+    folder = RunFolder(tmp_path / "logs" / name)
+    folder.path.mkdir(parents=True)
+    recipe = {"recipe": name, "norm": '"><img src=x>', "seed": 0}
+    folder.recipe_file.write_text(json.dumps({"recipe": recipe}))
+    report.write_report(tmp_path / "logs", tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "<img" not in page
