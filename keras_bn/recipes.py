@@ -379,7 +379,7 @@ def _on_cifar10(recipe: Recipe) -> Recipe:
     )
 
 
-CIFAR10 = tuple(map(_on_cifar10, PAPER))
+CIFAR10 = tuple(map(_on_cifar10, (*PAPER, *ENSEMBLE)))
 
 RECIPES: dict[str, Recipe] = {
     recipe.recipe: recipe

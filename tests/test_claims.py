@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -410,11 +411,23 @@ def test_runs_have_names_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "flag", ["--only=18", "--only=x", "--seed=-1", "--nope", "more"]
+    ("given", "expected"), [(["6", "2", "6"], [2, 6]), ([], [*range(1, 18)])]
 )
-def test_wrong_usage_is_one_line(flag):
-    command = [sys.executable, "-m", "analysis.claims", flag]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_claims_are_chosen_by_number(monkeypatch, given, expected):
+    monkeypatch.setattr(__main__, "FLAGS", types.SimpleNamespace(only=given))
+    assert __main__.numbers() == expected
+
+
+@pytest.mark.parametrize("given", ["18", "0", "x", ""])
+def test_there_is_no_claim_of_another_number(monkeypatch, given):
+    monkeypatch.setattr(__main__, "FLAGS", types.SimpleNamespace(only=[given]))
+    with pytest.raises(ValueError, match=f"Received: only={given}$"):
+        __main__.numbers()
+
+
+def test_wrong_usage_is_one_line():
+    python = [sys.executable, "-m", "analysis.claims", "--only=18"]
+    done = subprocess.run(python, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len([line for line in lines if line.startswith("claims: ")]) == 1

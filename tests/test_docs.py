@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ CODE = re.compile(
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
+@functools.cache
 def functions(path):
     tree = ast.parse(path.read_text("utf-8"))
     return {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}

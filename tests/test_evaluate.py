@@ -85,9 +85,7 @@ def test_views_of_an_image_are_averaged():
     ("arguments", "code", "message"),
     [
         (["--runs="], 2, "Received: none"),
-        (["--crops=3"], 2, "crops"),
         (["--runs=nothing"], 1, "holds no recipe"),
-        (["extra"], 2, "Received: extra"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, arguments, code, message):

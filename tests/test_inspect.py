@@ -199,7 +199,6 @@ def test_wrong_usage_and_bad_files_are_one_line(
     [
         (["model.keras", "--data=data.npz", "--measures=covariance"], 0, ""),
         (["--data=data.npz"], 2, "must be MODEL.keras. Received: none"),
-        (["model.keras", "--examples=0"], 2, "examples"),
     ],
 )
 def test_the_command(saved, arguments, code, message):

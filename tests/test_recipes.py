@@ -95,7 +95,7 @@ def test_the_rates_of_figure_3(scale, name, rate):
     assert recipe.batch_size == 32
 
 
-def test_the_seven_on_cifar10_differ_from_the_papers_in_scale_alone():
+def test_those_on_cifar10_differ_from_the_papers_in_scale_alone():
     scale = {
         "dataset",
         "image_size",
@@ -107,8 +107,9 @@ def test_the_seven_on_cifar10_differ_from_the_papers_in_scale_alone():
         "checkpoint_every",
         "measures",
     }
-    assert len(recipes.CIFAR10) == len(recipes.PAPER) == 7
-    for paper, ours in zip(recipes.PAPER, recipes.CIFAR10, strict=True):
+    papers = (*recipes.PAPER, *recipes.ENSEMBLE)
+    assert len(recipes.CIFAR10) == len(papers) == 13
+    for paper, ours in zip(papers, recipes.CIFAR10, strict=True):
         assert ours.recipe == f"cifar10_{paper.recipe}"
         assert different(ours.recipe, paper.recipe) == scale
     budgets = {
