@@ -45,3 +45,10 @@ def test_each_thing_said_of_our_layer_names_its_test():
     headers = {"ours", "held by", "how it fails", "---"}
     assert said - headers <= {"no"}
     assert len(rows) - len(unheld) > 30
+
+
+def test_the_dashboard_listens_on_this_machine_only():
+    lines = (ROOT / "Makefile").read_text("utf-8").splitlines()
+    (serving,) = (line for line in lines if "/tensorboard " in line)
+    assert "--host=localhost" in serving
+    assert "--bind_all=false" in serving
