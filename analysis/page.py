@@ -36,12 +36,11 @@ def items(lines: Iterable[str]) -> str:
     return f"<ul>{found}</ul>" if found else ""
 
 
-def table(rows: Sequence[Sequence[str]], *, prose: bool = False) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """A table that scrolls by itself where the page is narrow.
 
     Args:
         rows: Cells, the head first; nothing is drawn for a head alone.
-        prose: Whether cells are sentences, which wrap, and not figures.
     """
     if len(rows) < 2:
         return ""
@@ -51,9 +50,8 @@ def table(rows: Sequence[Sequence[str]], *, prose: bool = False) -> str:
         "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
         for row in body
     )
-    kind = ' class="prose"' if prose else ""
     return (
-        f'<div class="wide"><table{kind}><thead><tr>{cells}</tr></thead>'
+        f'<div class="wide"><table><thead><tr>{cells}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
 
@@ -100,7 +98,6 @@ table { border-collapse: collapse; font-size: .85rem;
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #ddd; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
-.prose th, .prose td { text-align: left; white-space: normal; }
 details { margin: .5rem 0; } summary { cursor: pointer; }
 @media print {
   body { max-width: none; } img { min-width: 0; }

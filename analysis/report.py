@@ -53,7 +53,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     claims = readers.read_claims(logdir)
     pictures, missing = _draw(table)
     of_claims = [
-        Picture(path.stem, f"Claim: {path.stem[6:]}", path.read_bytes())
+        Picture(path.stem, "", path.read_bytes())
         for path in sorted(Path(logdir).glob("claim-*.png"))
     ]
     if not claims:
@@ -263,8 +263,7 @@ def _page(
         page.section("Figures", *map(page.figure, pictures)),
         page.section(
             "Claims of the paper",
-            page.table(_claims(claims), prose=True),
-            *map(page.figure, of_claims),
+            *(_claim(row, of_claims) for row in claims),
         ),
         page.section("Missing", page.items(missing)),
         page.section(
@@ -277,26 +276,21 @@ def _page(
     )
 
 
-def _claims(claims: list[dict[str, Any]]) -> list[list[str]]:
-    """A row per claim of `claims.json`."""
-    head = ["", "claim", "section", "expected", "measured", "holds"]
-    return [
-        head,
-        *(
-            [
-                str(row["number"]),
-                row["claim"],
-                row["section"],
-                row["expected"],
-                "; ".join(
-                    f"{name}: {'never' if value is None else f'{value:.4g}'}"
-                    for name, value in row["measured"].items()
-                ),
-                "yes" if row["holds"] else "NO",
-            ]
-            for row in claims
-        ),
+def _claim(row: dict[str, Any], pictures: list[Picture]) -> str:
+    """A row of `claims.json`, and the picture that was drawn for it."""
+    verdict = "holds" if row["holds"] else "FAILS"
+    measured = [
+        [name, "never" if value is None else f"{value:.4g}"]
+        for name, value in row["measured"].items()
     ]
+    name = f"claim-{row.get('name')}"
+    return page.details(
+        f"{row['number']} {verdict}: {row['claim']} (section {row['section']})",
+        page.paragraph(f"Expected: {row['expected']}.")
+        + (page.paragraph(f"Note: {row['note']}.") if row.get("note") else "")
+        + page.table([["measured", ""], *measured])
+        + "".join(page.figure(p) for p in pictures if p.name == name),
+    )
 
 
 def _differences(runs: Iterable[Run]) -> list[list[str]]:

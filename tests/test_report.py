@@ -12,6 +12,7 @@ from tests.pictures import png
 
 CLAIM = {
     "number": 4,
+    "name": "steps",
     "claim": "b moves & nothing <b>else</b>",
     "section": "2",
     "expected": "1e-12",
@@ -34,14 +35,15 @@ def write_claims(logdir, *rows):
 
 
 def test_claims_in_the_log_folder_are_shown(logdir, tmp_path):
-    write_claims(logdir, CLAIM, {**CLAIM, "holds": False})
+    write_claims(logdir, CLAIM, {**CLAIM, "name": "x", "holds": False})
     (logdir / "claim-steps.png").write_bytes(png())
     lines = report.write_report(logdir, tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "b moves &amp; nothing &lt;b&gt;else&lt;/b&gt;" in page
-    assert "change: 0.1235; steps: never" in page
-    assert "<td>yes</td>" in page
-    assert "<td>NO</td>" in page
+    assert "<td>change</td><td>0.1235</td>" in page
+    assert "<td>steps</td><td>never</td>" in page
+    assert "4 holds: " in page
+    assert "4 FAILS: " in page
     assert page.count("data:image/png;base64,") == 1
     assert (tmp_path / "out" / "claim-steps.png").read_bytes() == png()
     assert not any("claims are missing" in line for line in lines)

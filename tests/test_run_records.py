@@ -16,7 +16,7 @@ from analysis import callbacks, readers, report, schedules
 from analysis.figures import figure1, jacobians
 from keras_bn import training
 from keras_bn.recipes import Recipe
-from keras_bn.run_folder import RunFolder, open_run_folder
+from keras_bn.run_folder import open_run_folder
 
 MEASURES = Recipe.__dataclass_fields__["measures"].metadata["rule"]["choices"]
 #: The tags of one block with a sigmoid and normalization, and of the rest.

@@ -65,8 +65,10 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
         started = time.monotonic()
         result = claim.measure(setting)
         scale = "full" if FLAGS.full else "small; long with --full"
+        name = claim.measure.__module__.rsplit(".", 1)[-1]
         row = {
             "number": number,
+            "name": name,
             "claim": claim.title,
             "section": claim.section,
             "scale": scale if claim.trains else "",
@@ -79,7 +81,6 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
         rows.append(row)
         print("\n".join(_lines(row)), flush=True)
         if FLAGS.figures and claim.draw:
-            name = claim.measure.__module__.rsplit(".", 1)[-1]
             path = Path(FLAGS.figures) / f"claim-{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             style.save(claim.draw(setting), path)
