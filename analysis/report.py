@@ -10,17 +10,22 @@ The claims are part of it if they were measured into the log folder:
 """
 
 import dataclasses
-import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from matplotlib.figure import Figure
 
-from analysis import comparison, event_file, page, readers, summaries
-from analysis.figures import accuracies, figure1, figure2, jacobians, seeds
+from analysis import (
+    comparison,
+    event_file,
+    gallery,
+    page,
+    readers,
+    summaries,
+)
+from analysis.figures import figure1, figure2
 from analysis.page import Picture
 from analysis.table import Run, Table
 from analysis.text import text_table
@@ -51,7 +56,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     """
     table = readers.read(logdir)
     claims = readers.read_claims(logdir)
-    pictures, missing = _draw(table)
+    pictures, missing = gallery.drawn(table)
     of_claims = [
         Picture(path.stem, "", path.read_bytes())
         for path in sorted(Path(logdir).glob("claim-*.png"))
@@ -130,93 +135,11 @@ def _figures_of(table: Table, run: Run) -> list[str]:
     ]
 
 
-def _draw(table: Table) -> tuple[list[Picture], list[str]]:
-    """Every figure that the runs allow, and a line for each that they don't."""
-    pictures: list[Picture] = []
-    missing: list[str] = []
-    pairs = comparison.pairs(table)
-    if not pairs:
-        missing.append(
-            "Fig. 1 is missing: it needs a run of fig1_bn and one of "
-            "fig1_baseline, both with measures, that differ in nothing else"
-        )
-    for pair in pairs:
-        for name, (draw, caption) in _of_pairs(pair.label).items():
-            try:
-                drawn = draw(
-                    table, with_bn=pair.with_bn, without_bn=pair.without_bn
-                )
-            except KeyError as error:
-                missing.append(
-                    f"{name}, {pair.label}, is missing: {error.args[0]}"
-                )
-                continue
-            file_name = f"{name}-{pair.label.replace(', seed ', '-')}"
-            pictures.append(Picture(file_name, caption, _png(drawn)))
-    groups = comparison.over_seeds(table)
-    if groups:
-        caption = (
-            "Fig. 1(a) over several seeds: means, within bands from the least "
-            "to the most accurate run."
-        )
-        drawn = seeds.figure(table, groups)
-        pictures.append(Picture("seeds", caption, _png(drawn)))
-    if "inception" in figure2.runs_of(table):
-        caption = (
-            "Fig. 2 of the paper, at the scale of these runs: test accuracy of "
-            "Inception and its batch-normalized variants; a diamond where one "
-            "is as good as Inception ever gets."
-        )
-        pictures.append(
-            Picture("figure2", caption, _png(figure2.figure(table)))
-        )
-    return pictures + _all_runs(table, missing), missing
-
-
-def _of_pairs(label: str) -> dict[str, tuple[Callable[..., Figure], str]]:
-    """What is drawn of a run with BN beside one without: with its caption."""
-    return {
-        "figure1": (
-            figure1.figure,
-            f"Fig. 1 of the paper, {label}. (a) Test accuracy; (b, c) the "
-            "15th, 50th and 85th percentile of the input of one sigmoid "
-            "of the last hidden layer, over test examples.",
-        ),
-        "jacobians": (
-            jacobians.figure,
-            f"Singular values of each block's Jacobian at inference, "
-            f"{label}: means over test examples. The paper conjectures "
-            "values near 1 with batch normalization.",
-        ),
-    }
-
-
-def _all_runs(table: Table, missing: list[str]) -> list[Picture]:
-    """Test accuracy of all runs in one figure, where a pair is not all."""
-    runs = [r for r in table.runs if table.has(r, "validation", "accuracy")]
-    if len(runs) < 3:
-        return []
-    if len(runs) > accuracies.MOST:
-        missing.append(
-            f"one figure of all {len(runs)} runs is missing: more than "
-            f"{accuracies.MOST} lines cannot be told apart"
-        )
-        return []
-    drawn = accuracies.figure(table, runs)
-    return [Picture("all-runs", "Test accuracy of all runs.", _png(drawn))]
-
-
 def _variants(table: Table) -> list[list[str]]:
     """The table of Fig. 3 beside the printed one; empty without such runs."""
     if "inception" not in figure2.runs_of(table):
         return []
     return figure2.cells(figure2.rows(table))
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
 
 
 def _write(path: Path, contents: bytes) -> None:
