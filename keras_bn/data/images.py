@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 #: Test images that a network is looked at with.
 PROBE = 256
+#: Training batches made at a time; tf.data's own choice may stay at one.
+_AT_A_TIME = os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +152,7 @@ class ImageDataset:
         return (
             tf.data.Dataset.counter(start_step)
             .map(lambda step: (step, *resident.taken(images, rows, step)))
-            .map(views_of, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(views_of, num_parallel_calls=_AT_A_TIME)
             .prefetch(2)
         )
 
