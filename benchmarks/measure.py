@@ -43,14 +43,11 @@ def interleaved(
 
 def environment() -> dict[str, Any]:
     """What the figures depend on: commit, versions, processor."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit = _git("describe", "--always") or "unknown"
+    # Results written before are no change of what is measured.
+    changed = _git("status", "--porcelain", "-uno", "--", ":!docs")
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit + "-dirty" * bool(changed),
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
@@ -66,6 +63,14 @@ def write(path: str | Path, results: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
     temporary.replace(path)
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing where there is no repository."""
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
 
 
 def _processor() -> str:
