@@ -18,7 +18,7 @@ from analysis.readings import Sink
 _POINTS = 200
 
 #: One random vector for each example: what is shown are means over examples.
-_EFFORT = Effort(iterations=10, probes=1)
+_EFFORT = Effort(iterations=8, probes=1)
 
 
 class JacobianCallback(CapturingCallback):

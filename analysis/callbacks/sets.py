@@ -74,7 +74,7 @@ PRESETS = {
     ),
     "standard": Preset(
         ("percentiles", "jacobian", "covariance", "gradients"),
-        schedules.logarithmic(per_decade=5),
+        schedules.logarithmic(per_decade=3),
         {
             "percentiles": 500,
             "jacobian": 2,
