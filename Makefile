@@ -32,7 +32,7 @@ run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
 	@echo "See every curve of the two runs: make dashboard"
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not slow'
 
 slow: $(READY)  ## Run the tests that take long, with real processes too
 	$(BIN)/python -m pytest -m slow

@@ -60,10 +60,14 @@ def read_claims(logdir: str | Path) -> list[dict[str, Any]]:
     path = Path(logdir) / "claims.json"
     rows = _read_json(path).get("results", [])
     needed = ("number", "claim", "section", "expected", "measured", "holds")
-    for row in rows:
+    for row in rows if isinstance(rows, list) else [rows]:
+        if not isinstance(row, dict):
+            raise ReadError(f"{path} is damaged: {row!r:.40} is no claim")
         absent = [name for name in needed if name not in row]
         if absent:
             raise ReadError(f"{path} is damaged: a claim has no {absent[0]}")
+        if not isinstance(row["measured"], dict):
+            raise ReadError(f"{path} is damaged: a claim measured no figures")
     return list(rows)
 
 

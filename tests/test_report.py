@@ -61,6 +61,12 @@ def test_without_claims_it_says_how_to_measure_them(logdir, tmp_path):
         ("{", "damaged"),
         ("[]", "holds no JSON object"),
         ('{"results": [{"number": 1}]}', "a claim has no claim"),
+        ('{"results": 3}', "3 is no claim"),
+        ('{"results": ["x"]}', "'x' is no claim"),
+        (
+            json.dumps({"results": [{**CLAIM, "measured": 1}]}),
+            "measured no figures",
+        ),
     ],
 )
 def test_damaged_claims_are_refused(logdir, contents, message):
