@@ -139,10 +139,18 @@ def texts(folder: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def drop_events_after(folder: Path, step: int) -> None:
-    """Takes out of a folder's files what happened after `step` steps."""
+    """Takes out of a folder's files what happened after `step` steps.
+
+    Args:
+        folder: The folder.
+        step: The last step that stays; -1 removes the files.
+    """
     for path in event_files(folder):
         events = list(read_events(path))
         kept = [event for event in events if event.step <= step]
+        if not kept:
+            path.unlink()
+            continue
         if len(kept) == len(events):
             continue
         buffer = io.BytesIO()

@@ -78,14 +78,15 @@ class Writer:
         """Starts writing after `step` steps; a second call does nothing.
 
         What a run that was cut off has written past `step` is taken out
-        first, so that its curves go on with nothing doubled.
+        first, so that its curves go on with nothing doubled. At 0 that is all
+        of it: a run that begins also writes what belongs to its beginning.
 
         Raises:
             OSError: If the folder cannot be made or its files not be mended.
         """
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            event_file.drop_events_after(self.folder, step)
+            event_file.drop_events_after(self.folder, step or -1)
             self._file = event_file.EventFile(self.folder)
 
     def close(self) -> None:

@@ -86,6 +86,15 @@ def test_a_run_that_goes_on_drops_what_came_after(run):
     assert not list(folder.glob("tmp.*"))
 
 
+def test_a_run_that_begins_again_drops_its_beginning_too(run):
+    folder = run / "analysis"
+    writer = summaries.Writer(folder)
+    writer.open(0)
+    writer.scalar("a/b/c", 7.0, step=0)
+    writer.close()
+    assert list(event_file.scalars(folder)) == [("a/b/c", 0, 7.0)]
+
+
 def test_files_are_in_order_though_the_clock_is_set_back(run, monkeypatch):
     folder = run / "analysis"
     monkeypatch.setattr(event_file.time, "time", lambda: 1000.0)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from analysis import event_file
 from tests.faults import processes
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,21 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path, whole):
     """See also `make soak`, which kills hundreds of times."""
     kills = kill_until_done(tmp_path, seed=0, between=(2.5, 5.0), most=4)
     assert kills
+    processes.assert_same_run(tmp_path, whole)
+
+
+def test_a_kill_before_the_first_checkpoint_doubles_nothing(tmp_path, whole):
+    """The look at the untrained network lies at the step that it begins at."""
+    process = processes.start(tmp_path)
+    folder = tmp_path / "run" / "analysis"
+    while not next(event_file.scalars(folder), None):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not processes.checkpoint(tmp_path, 150).exists()
+    code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
+    assert code == 0
     processes.assert_same_run(tmp_path, whole)
 
 
