@@ -88,3 +88,5 @@ def test_all_runs_are_drawn_each_with_a_look_of_its_own():
     (panel,) = accuracies.figure(runs, [*runs.runs]).axes
     looks = {(line.get_color(), line.get_linestyle()) for line in panel.lines}
     assert len(looks) == accuracies.MOST
+    widths = [line.get_linewidth() for line in panel.lines]
+    assert widths == sorted(set(widths), reverse=True)  # none hides another
