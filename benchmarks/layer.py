@@ -7,10 +7,11 @@
 Each contestant runs ten times within one graph, with a tensor of a few thousand
 values a hundred times, as the call of a graph takes as long as ten such layers
 (ten times where XLA compiles it, which does work twice in longer chains; there
-the call is part of the figure). The runs follow one another: every time the
-gradient of the time before is the input and its output the cotangent, so that
-nothing can be left out or done side by side. Backward is the gradients of
-input, gamma and beta. The contestants take turns; medians. `--markdown` prints
+the call is part of the figure), after a warm-up and for more rounds. The runs
+follow one another: every time the gradient of the time before is the input and
+its output the cotangent, so that nothing can be left out or done side by side.
+Backward is the gradients of input, gamma and beta. The contestants take turns,
+in an order that changes; medians. `--markdown` prints
 what a file holds and measures nothing.
 
 - `ours`, `keras`: the layers, moving averages included; `.. xla`: the same
@@ -55,6 +56,11 @@ SHAPES = (
 REPEATS = 10
 #: Values of a tensor that count as few, and runs of what XLA does not compile.
 FEW, REPEATS_OF_FEW = 2**14, 100
+#: Calls after which TensorFlow knows which operations are too short to be given
+#: to another thread: of what it guesses at first a tenth goes each time.
+WARM_UP_OF_FEW = 120
+#: Rounds are so many times as many with few values.
+ROUNDS_OF_FEW = 10
 #: name, shape, feature axis, dtype policy, activation
 CASES = (
     *[("float32", shape, -1, "float32", None) for shape in SHAPES],
@@ -240,9 +246,11 @@ def measured(rounds: int) -> Iterator[Row]:
     """Measures every case; one row each, seconds of one run by name."""
     for pass_ in PASSES:
         for name, shape, axis, policy, activation in CASES:
+            few = math.prod(shape) <= FEW
             seconds = measure.interleaved(
                 contestants(shape, axis, policy, activation, pass_),
-                rounds=rounds,
+                rounds=rounds * (ROUNDS_OF_FEW if few else 1),
+                warm_up=WARM_UP_OF_FEW if few else 1,
             )
             yield {
                 "pass": pass_,

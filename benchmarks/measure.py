@@ -8,6 +8,7 @@ ratios within one process are reported as results.
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -18,25 +19,34 @@ from typing import Any
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], object]], *, rounds: int
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
 ) -> dict[str, float]:
     """Median seconds of each contestant over rounds in which all take turns.
 
+    Each round has an order of its own.
+
     Args:
         contestants: Functions without arguments that end when their work is
-            done. Each is called once more, unmeasured, before the rounds.
+            done.
         rounds: Number of rounds.
+        warm_up: Rounds before these, unmeasured.
 
     Returns:
         Seconds per call, by name.
     """
-    for function in contestants.values():
-        function()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, function in contestants.items():
-            started = time.perf_counter()
+    for _ in range(warm_up):
+        for function in contestants.values():
             function()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order = random.Random(0)
+    for _ in range(rounds):
+        # Whoever follows a certain other one finds its caches.
+        for name in order.sample(list(contestants), len(contestants)):
+            started = time.perf_counter()
+            contestants[name]()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(s) for name, s in seconds.items()}
 

@@ -172,7 +172,10 @@ class Algorithm1:
         """The output."""
         slope = gamma * self._inverse_std(variance)
         z = self._centered(x, center) * self._expand(slope)
-        z += self._expand(beta)
+        if not self.compiled and self.axes == tuple(range(len(x.shape) - 1)):
+            z = tf.nn.bias_add(z, beta)  # The fastest sum with a row.
+        else:
+            z += self._expand(beta)
         return tf.cast(self._activation.function(z), x.dtype)
 
     def forward(

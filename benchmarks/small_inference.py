@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference on a small tensor: ways to write it, their seconds and errors.
+
+    python -m benchmarks.small_inference
+
+A hundred layers of `[60, 100]` follow one another within one graph. There an
+operation costs as much as its start, so that the number of operations counts,
+above all of those on the whole tensor. Keras' form,
+`slope * x + (beta - slope * mean)`, has two of them and cannot be exact: where
+`|mean|` is large, both terms are rounded and differ by little. The others take
+the mean off first.
+
+The error is the largest absolute one against float64, with mean 10,000 and
+variance, gamma and beta near 1, in float32.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from numpy.typing import NDArray
+
+import keras_bn
+from benchmarks import layer, measure
+
+FLAGS = flags.FLAGS
+Tensor = Any
+Array = NDArray[Any]
+Normalize = Callable[[Tensor], Tensor]
+
+SHAPE = (60, 100)
+EPSILON = 1e-3
+LARGE_MEAN = 1e4
+
+
+class Designs:
+    """The ways to write it, of one layer's weights.
+
+    Args:
+        weights: Variables `[C]`: gamma, beta, mean and variance.
+    """
+
+    def __init__(self, weights: list[Any]) -> None:
+        self.gamma, self.beta, self.mean, self.variance = weights
+
+    def _slope(self) -> Tensor:
+        variance = tf.convert_to_tensor(self.variance)
+        return self.gamma * tf.math.rsqrt(variance + EPSILON)
+
+    def affine(self, x: Tensor) -> Tensor:
+        """Keras' and the paper's form."""
+        slope = self._slope()
+        return x * slope + (self.beta - self.mean * slope)
+
+    def centered(self, x: Tensor) -> Tensor:
+        """`Sub`, `Mul`, `AddV2`."""
+        return (x - self.mean) * self._slope() + self.beta
+
+    def bias_add(self, x: Tensor) -> Tensor:
+        """`Sub`, `Mul`, `BiasAdd`."""
+        return tf.nn.bias_add((x - self.mean) * self._slope(), self.beta)
+
+    def two_bias_adds(self, x: Tensor) -> Tensor:
+        """`BiasAdd`, `Mul`, `BiasAdd`, and the mean negated."""
+        centered = tf.nn.bias_add(x, -tf.convert_to_tensor(self.mean))
+        return tf.nn.bias_add(centered * self._slope(), self.beta)
+
+    def quotient(self, x: Tensor) -> Tensor:
+        """A division, with no coefficient where gamma is 0."""
+        std = tf.sqrt(tf.convert_to_tensor(self.variance) + EPSILON)
+        return tf.nn.bias_add((x - self.mean) / (std / self.gamma), self.beta)
+
+    def fused(self, x: Tensor) -> Tensor:
+        """FusedBatchNormV3, which oneDNN takes over."""
+        return self._fused(x, "NHWC")
+
+    def fused_5d(self, x: Tensor) -> Tensor:
+        """The same in a layout that oneDNN leaves alone."""
+        return self._fused(x, "NDHWC")
+
+    def _fused(self, x: Tensor, layout: str) -> Tensor:
+        ones = [1] * (len(layout) - 2)
+        y = tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(x, [-1, *ones, x.shape[-1]]),
+            scale=self.gamma,
+            offset=self.beta,
+            mean=self.mean,
+            variance=self.variance,
+            epsilon=EPSILON,
+            is_training=False,
+            data_format=layout,
+        )[0]
+        return tf.reshape(y, x.shape)
+
+    def xla(self, x: Tensor) -> Tensor:
+        """One call of what XLA makes of `centered`."""
+        return _compiled(
+            x,
+            *map(
+                tf.convert_to_tensor,
+                (self.gamma, self.beta, self.mean, self.variance),
+            ),
+        )
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _compiled(x: Tensor, *weights: Tensor) -> Tensor:
+    return Designs(list(weights)).centered(x)
+
+
+NAMES = (
+    "affine",
+    "centered",
+    "bias_add",
+    "two_bias_adds",
+    "quotient",
+    "fused",
+    "fused_5d",
+    "xla",
+)
+
+
+def weights_of(mean: float) -> list[Array]:
+    """Gamma, beta, mean and variance, float32 `[C]`."""
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.8, 1.2, (4, SHAPE[-1]))
+    weights[2] += mean
+    return list(weights.astype(np.float32))
+
+
+def contestants(weights: list[Array]) -> dict[str, Normalize]:
+    """Both layers and all designs, of the same weights."""
+    ours: Any = keras_bn.BatchNormalization(epsilon=EPSILON)
+    theirs = keras.layers.BatchNormalization(epsilon=EPSILON)
+    for built in (ours, theirs):
+        built.build(SHAPE)
+        built.set_weights(weights)
+    designs = Designs([weight.value for weight in ours.weights])
+    return {
+        "ours": functools.partial(ours, training=False),
+        "keras": functools.partial(theirs, training=False),
+        **{name: getattr(designs, name) for name in NAMES},
+    }
+
+
+def errors() -> dict[str, float]:
+    """The largest error of each where the mean is large."""
+    values = np.random.default_rng(1).normal(LARGE_MEAN, 1.0, SHAPE)
+    x = tf.constant(values, tf.float32)
+    weights = weights_of(LARGE_MEAN)
+    gamma, beta, mean, variance = (w.astype(np.float64) for w in weights)
+    centered = np.asarray(x, np.float64) - mean
+    exact = centered / np.sqrt(variance + EPSILON) * gamma + beta
+    return {
+        name: float(np.abs(np.asarray(tf.function(run)(x)) - exact).max())
+        for name, run in contestants(weights).items()
+    }
+
+
+def seconds(rounds: int) -> dict[str, float]:
+    """Median seconds of one layer."""
+    x = tf.constant(np.random.default_rng(1).standard_normal(SHAPE, np.float32))
+    times = layer.REPEATS_OF_FEW
+    runs = {
+        name: layer.repeated(normalize, x, x, backward=False, times=times)
+        for name, normalize in contestants(weights_of(0.0)).items()
+    }
+    taken = measure.interleaved(
+        runs, rounds=rounds, warm_up=layer.WARM_UP_OF_FEW
+    )
+    return {name: of_all / times for name, of_all in taken.items()}
+
+
+def main(_: list[str]) -> None:
+    """Measures, writes the JSON, prints a table."""
+    taken, wrong = seconds(FLAGS.rounds), errors()
+    rows = [
+        {
+            "design": name,
+            "seconds": taken[name],
+            "over keras": taken[name] / taken["keras"],
+            "error at a large mean": wrong[name],
+        }
+        for name in taken
+    ]
+    print("| | / Keras | error |\n| --- | ---: | ---: |")
+    for row in rows:
+        ratio, error = row["over keras"], row["error at a large mean"]
+        print(f"| {row['design']} | {ratio:.2f} | {error:.0e} |")
+    measure.write(FLAGS.output, rows)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("rounds", 300, "turns of each", lower_bound=1)
+    flags.DEFINE_string(
+        "output", "build/bench/small-inference.json", "file to write"
+    )
+    app.run(main)
