@@ -11,8 +11,8 @@ the call is part of the figure), after a warm-up and for more rounds. The runs
 follow one another: every time the gradient of the time before is the input and
 its output the cotangent, so that nothing can be left out or done side by side.
 Backward is the gradients of input, gamma and beta. The contestants take turns,
-in an order that changes; medians. `--markdown` prints
-what a file holds and measures nothing.
+in an order that changes, in a process of each case's own; medians. `--markdown`
+prints what a file holds and measures nothing.
 
 - `ours`, `keras`: the layers, moving averages included; `.. xla`: the same
   compiled by XLA as a whole;
@@ -243,23 +243,34 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def measured(rounds: int) -> Iterator[Row]:
-    """Measures every case; one row each, seconds of one run by name."""
+    """Measures every case, each in a process of its own."""
     for pass_ in PASSES:
-        for name, shape, axis, policy, activation in CASES:
-            few = math.prod(shape) <= FEW
-            seconds = measure.interleaved(
-                contestants(shape, axis, policy, activation, pass_),
-                rounds=rounds * (ROUNDS_OF_FEW if few else 1),
-                warm_up=WARM_UP_OF_FEW if few else 1,
-            )
-            yield {
-                "pass": pass_,
-                "case": name,
-                "shape": list(shape),
-                "seconds": {
-                    n: s / repeats(shape, n) for n, s in seconds.items()
-                },
-            }
+        for case in CASES:
+            yield measure.in_a_process(row, pass_, *case, rounds)
+
+
+def row(
+    pass_: str,
+    name: str,
+    shape: tuple[int, ...],
+    axis: int,
+    policy: str,
+    activation: str | None,
+    rounds: int,
+) -> Row:
+    """Measures one case: seconds of one run by name."""
+    few = math.prod(shape) <= FEW
+    seconds = measure.interleaved(
+        contestants(shape, axis, policy, activation, pass_),
+        rounds=rounds * (ROUNDS_OF_FEW if few else 1),
+        warm_up=WARM_UP_OF_FEW if few else 1,
+    )
+    return {
+        "pass": pass_,
+        "case": name,
+        "shape": list(shape),
+        "seconds": {n: s / repeats(shape, n) for n, s in seconds.items()},
+    }
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -326,12 +337,10 @@ def main(_: list[str]) -> None:
         print(markdown(contents["results"]))
         return
     rows = []
-    for row in measured(FLAGS.rounds):
-        rows.append(row)
-        ratio = row["seconds"]["ours"] / row["seconds"]["keras"]
-        print(
-            row["pass"], row["case"], row["shape"], f"{ratio:.2f}", flush=True
-        )
+    for found in measured(FLAGS.rounds):
+        rows.append(found)
+        ratio = found["seconds"]["ours"] / found["seconds"]["keras"]
+        print(*list(found.values())[:3], f"{ratio:.2f}", flush=True)
     measure.write(FLAGS.output, rows)
     print(markdown(rows))
 

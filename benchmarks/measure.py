@@ -5,7 +5,9 @@ Machines are noisy, so contestants take turns, the median counts, and only
 ratios within one process are reported as results.
 """
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -15,7 +17,9 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 def interleaved(
@@ -49,6 +53,17 @@ def interleaved(
             contestants[name]()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function returns in a fresh process that ends with it.
+
+    Neither what ran before nor its settings of TensorFlow reach it.
+    """
+    with concurrent.futures.ProcessPoolExecutor(
+        max_workers=1, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def environment() -> dict[str, Any]:

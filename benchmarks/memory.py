@@ -19,8 +19,6 @@ started it. Processes take turns; medians. A step is forward and backward of all
 weights, whose gradients are compared with those of `input`.
 """
 
-import concurrent.futures
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Sequence
@@ -97,16 +95,6 @@ def steps(contestant: str) -> tuple[float, list[NDArray[np.float32]]]:
     return peak() - before, found
 
 
-def in_fresh_process(
-    contestant: str,
-) -> tuple[float, list[NDArray[np.float32]]]:
-    """`steps`, in a process of its own."""
-    with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn")
-    ) as pool:
-        return pool.submit(steps, contestant).result()
-
-
 def relative_error(
     found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
 ) -> float:
@@ -126,7 +114,7 @@ def main(_: list[str]) -> None:
     added: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     gradients = {}
     for name in CONTESTANTS * FLAGS.rounds:
-        mib, gradients[name] = in_fresh_process(name)
+        mib, gradients[name] = measure.in_a_process(steps, name)
         added[name].append(mib)
     medians = {name: statistics.median(mib) for name, mib in added.items()}
     rows = {

@@ -15,9 +15,7 @@ as `benchmarks.layer` does. One thing grows at a time:
 A process of its own measures each number of threads.
 """
 
-import concurrent.futures
 import functools
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,10 +143,7 @@ def main(_: list[str]) -> None:
     """Measures, prints a table, writes the JSON and the picture."""
     measured: list[Row] = []
     for threads in THREADS:
-        with concurrent.futures.ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn")
-        ) as pool:
-            measured += pool.submit(rows, threads, FLAGS.rounds).result()
+        measured += measure.in_a_process(rows, threads, FLAGS.rounds)
     print(f"{'':14}{'size':>6}{'threads':>9}", end="")
     print(f"{'ours, us':>10}{'/ keras':>9}{'/ fused':>9}")
     for row in measured:
