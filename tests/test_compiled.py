@@ -12,10 +12,13 @@ from tests.reference import batch_norm as reference
 
 pytestmark = pytest.mark.usefixtures("as_large")
 
-#: Shape and the axes that are summed over. 16 and more values along an axis
-#: are folded; 300 are folded twice.
+#: Shape and the axes that are summed over. More than 128 values along the first
+#: axis alone are folded once, more than 256 twice.
 LAYOUTS = {
     "dense": ((37, 3), (0,)),
+    "dense_one_fold": ((131, 3), (0,)),
+    "images_one_fold": ((3, 7, 8, 2), (0, 1, 2)),
+    "channels_first_unfolded": ((5, 2, 6, 5), (0, 2, 3)),
     "dense_two_folds": ((300, 2), (0,)),
     "images": ((3, 4, 5, 2), (0, 1, 2)),
     "channels_first": ((17, 2, 4, 9), (0, 2, 3)),
@@ -60,7 +63,9 @@ def test_equals_the_oracle_in_every_layout(layout):
         assert layers.relative_error(got, want) < 1e-11
 
 
-@pytest.mark.parametrize("layout", ["dense_two_folds", "channels_first"])
+@pytest.mark.parametrize(
+    "layout", ["dense_one_fold", "dense_two_folds", "channels_first"]
+)
 def test_a_mask_leaves_values_out(layout):
     shape, axes = LAYOUTS[layout]
     x, dy = layers.features(shape, axes=axes), layers.cotangent(shape)
@@ -129,7 +134,8 @@ def test_of_a_batch_of_unknown_size_few_values_are_summed_plainly():
         lambda x, dy: call(x, gamma, beta, dy, axes=axes, epsilon=1e-3),
         input_signature=[tf.TensorSpec([None, features], tf.float64)] * 2,
     )
-    for count in (2, reductions.FEW, reductions.FEW + 1, 300):
+    limits = reductions.unfolded(axes), reductions.FEW
+    for count in (2, *limits, *(limit + 1 for limit in limits), 300):
         x = layers.features((count, features), mean=100.0)
         dy = layers.cotangent((count, features))
         expected = [

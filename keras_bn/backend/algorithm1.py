@@ -88,6 +88,7 @@ class Algorithm1:
                 self.axes,
                 few=lambda: self._moments_of_few(x, size),
                 many=lambda: self._compiled_moments(x, size, None),
+                at_most=reductions.unfolded(self.axes),
             )
         if self.compiled:
             return self._compiled_moments(x, size, mask)

@@ -8,8 +8,9 @@ their rounding error small. Two sums ride in one complex number, so that the
 tensor is read once. (XLA copies a producer into at most fifteen consumers, so
 sixteen slices keep it from computing the first stage anew in the second.)
 
-Up to 256 values of a feature there is nothing left to fold after one stage, and
-XLA's own reduction is the better one.
+Up to 256 values of a feature there is nothing left to fold after one stage.
+Down to 128 it is still worth to add up four slices, of rows; below, XLA's own
+reduction is the better one.
 """
 
 import math
@@ -21,10 +22,12 @@ import tensorflow as tf
 Tensor = Any
 Pair = tuple[Tensor, Tensor]
 
-#: Slices that one folding adds up.
+#: Slices that one folding of many values adds up.
 _SLICES = 16
-#: Values of a feature up to which nothing is folded.
+#: Values of a feature that count as few: they are folded once, or not at all.
 FEW = _SLICES**2
+#: Values up to which nothing is folded, and slices of those between.
+_UNFOLDED, _SLICES_OF_FEW = 128, 4
 
 
 def by_number(
@@ -33,6 +36,7 @@ def by_number(
     *,
     few: Callable[[], Any],
     many: Callable[[], Any],
+    at_most: int,
 ) -> Any:
     """One of two computations, by the number of values of a feature.
 
@@ -42,14 +46,15 @@ def by_number(
     Args:
         x: Has these values.
         axes: The axes that they lie along.
-        few: For 1 to `FEW` values.
+        few: For 1 to `at_most` values.
         many: For more, and for none.
+        at_most: Values that count as few.
     """
     sizes = [x.shape[axis] for axis in axes]
     if None not in sizes:
-        return few() if 0 < math.prod(sizes) <= FEW else many()
+        return few() if 0 < math.prod(sizes) <= at_most else many()
     number = tf.reduce_prod(tf.gather(tf.shape(x), axes))
-    return tf.cond((number > 0) & (number <= FEW), few, many)
+    return tf.cond((number > 0) & (number <= at_most), few, many)
 
 
 def folded(
@@ -73,12 +78,27 @@ def folded(
         first, second = function(*tensors)
         return tf.reduce_sum(first, axes), tf.reduce_sum(second, axes)
 
+    def once() -> Pair:
+        both = _packed(function)
+        total, tail = _fold(both, tensors, 0, slices=_SLICES_OF_FEW)
+        return _unpacked(tf.reduce_sum(total, 0) + tf.reduce_sum(tail, 0))
+
+    def twice() -> Pair:
+        return _folded_twice(function, tensors, axes)
+
+    def some() -> Pair:
+        if unfolded(axes) == FEW:
+            return twice()
+        return by_number(tensors[0], axes, few=once, many=twice, at_most=FEW)
+
     return by_number(
-        tensors[0],
-        axes,
-        few=plain,
-        many=lambda: _folded_twice(function, tensors, axes),
+        tensors[0], axes, few=plain, many=some, at_most=unfolded(axes)
     )
+
+
+def unfolded(axes: tuple[int, ...]) -> int:
+    """Values of a feature up to which nothing is folded."""
+    return _UNFOLDED if axes == (0,) else FEW
 
 
 def _folded_twice(
@@ -86,9 +106,7 @@ def _folded_twice(
     tensors: Sequence[Tensor],
     axes: tuple[int, ...],
 ) -> Pair:
-    def both(*parts: Tensor) -> Tensor:
-        return tf.complex(*function(*parts))
-
+    both = _packed(function)
     # An axis that is known to be short has nothing to fold.
     long = [a for a in axes if (tensors[0].shape[a] or _SLICES) >= _SLICES]
     if not long:
@@ -98,6 +116,15 @@ def _folded_twice(
         total = tf.reduce_sum(tail, axes)
         twice, tail = _fold(lambda part: part, [once], long[-1])
         total += tf.reduce_sum(tail, axes) + tf.reduce_sum(twice, axes)
+    return _unpacked(total)
+
+
+def _packed(function: Callable[..., Pair]) -> Callable[..., Tensor]:
+    """The function, its two tensors as one."""
+    return lambda *parts: tf.complex(*function(*parts))
+
+
+def _unpacked(total: Tensor) -> Pair:
     return tf.math.real(total), tf.math.imag(total)
 
 
@@ -126,15 +153,19 @@ def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
 
 
 def _fold(
-    function: Callable[..., Tensor], tensors: Sequence[Tensor], axis: int
+    function: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
+    axis: int,
+    *,
+    slices: int = _SLICES,
 ) -> Pair:
-    """Adds the sixteen slices of an axis; and what does not fill them."""
-    size = tf.shape(tensors[0])[axis] // _SLICES
+    """Adds the slices of an axis; and what does not fill them."""
+    size = tf.shape(tensors[0])[axis] // slices
 
     def cut(tensor: Tensor, start: Any, stop: Any = None) -> Tensor:
         return tensor[(slice(None),) * axis + (slice(start, stop),)]
 
     total = function(*[cut(t, 0, size) for t in tensors])
-    for k in range(1, _SLICES):
+    for k in range(1, slices):
         total += function(*[cut(t, k * size, (k + 1) * size) for t in tensors])
-    return total, function(*[cut(t, _SLICES * size) for t in tensors])
+    return total, function(*[cut(t, slices * size) for t in tensors])
