@@ -10,8 +10,8 @@ above all of those on the whole tensor. Keras' form,
 `|mean|` is large, both terms are rounded and differ by little. The others take
 the mean off first.
 
-All of them take turns in several processes, and the two layers alone in as many:
-a layer is faster or slower by what ran before it.
+All of them take turns in several processes, and the two layers alone in as
+many: a layer is faster or slower by what ran before it.
 
 The error is the largest absolute one against float64, with mean 10,000 and
 variance, gamma and beta near 1, in float32.
