@@ -104,15 +104,12 @@ class Algorithm1:
 
         The mean is taken twice: the second time of what the first has left.
         """
-
-        def mean(x: Tensor) -> Tensor:
-            if not self.compiled:
-                return tf.reduce_mean(x, self.axes)
-            return tf.reduce_sum(x, self.axes) / size
-
-        shift = mean(tf.cast(x, statistics_dtype(x)))
-        center = shift, mean(self._centered(x, (shift,)))
-        return center, mean(tf.square(self._centered(x, center))), size
+        shift = tf.reduce_mean(tf.cast(x, statistics_dtype(x)), self.axes)
+        shift = reductions.rounded(shift)
+        rest = tf.reduce_mean(self._centered(x, (shift,)), self.axes)
+        center = shift, rest
+        square = tf.square(self._centered(x, center))
+        return center, tf.reduce_mean(square, self.axes), size
 
     def _moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
         dtype = statistics_dtype(x)
@@ -140,7 +137,7 @@ class Algorithm1:
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = reductions.mean_of_sample(x, self.axes, dtype, size=size)
+            shift = reductions.mean_of_sample(x, self.axes, dtype)
         else:
             shift, count = reductions.folded(
                 lambda x, mask: (
@@ -151,6 +148,7 @@ class Algorithm1:
                 self.axes,
             )
             shift /= tf.maximum(count, 1.0)
+        shift = reductions.rounded(shift)
         around = self._expand(shift)
 
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:

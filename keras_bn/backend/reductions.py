@@ -128,18 +128,29 @@ def _unpacked(total: Tensor) -> Pair:
     return tf.math.real(total), tf.math.imag(total)
 
 
-def mean_of_sample(
-    x: Tensor, axes: tuple[int, ...], dtype: Any, *, size: Tensor
-) -> Tensor:
+def rounded(mean: Tensor) -> Tensor:
+    """The mean, one and the same number wherever it goes to.
+
+    XLA computes what is cheap anew in each place: there a mean is a product of
+    a sum, which is rounded together with the difference that follows, and so
+    otherwise than elsewhere. Not if something stands in between.
+
+    Args:
+        mean: float32 or float64.
+
+    Returns:
+        The mean; the largest finite number in place of infinity.
+    """
+    return tf.minimum(mean, mean.dtype.max)
+
+
+def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     """Mean over some sixteen evenly spread places along each of the axes.
 
     Args:
         x: Any floating dtype.
         axes: The axes to take the mean over, ascending.
         dtype: What to compute in.
-        size: Any number from 0 up that XLA does not know: by a number that it
-            knows it would divide anew, and rounded otherwise, in each place
-            that the mean goes to.
 
     Returns:
         The mean, without the axes; 0 where there are no values.
@@ -151,10 +162,7 @@ def mean_of_sample(
     sample = tf.cast(x[tuple(places)], dtype)
     values = tf.reduce_prod(tf.gather(tf.shape(sample), axes))
     total = tf.reduce_sum(sample, axes)
-    mean = total / (
-        tf.cast(tf.maximum(values, 1), dtype)
-        + tf.minimum(size, tf.zeros_like(size))
-    )
+    mean = total / tf.cast(tf.maximum(values, 1), dtype)
     # Slices with a step of unknown size leave even the rank open.
     features = [a for a in range(len(x.shape)) if a not in axes]
     return tf.ensure_shape(mean, [x.shape[a] for a in features])
