@@ -56,6 +56,8 @@ format: $(READY)  ## Rewrite the code in the house format
 bench: $(READY)  ## Measure speed, memory and precision against the peers
 	$(BIN)/python -m benchmarks.layer
 	$(BIN)/python -m benchmarks.small_inference
+	$(BIN)/python -m benchmarks.operations
+	$(BIN)/python -m benchmarks.sums
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.import_time

@@ -174,11 +174,7 @@ class Algorithm1:
     ) -> Tensor:
         """The output."""
         slope = gamma * self._inverse_std(variance)
-        z = self._centered(x, center) * self._expand(slope)
-        if not self.compiled and self.axes == tuple(range(len(x.shape) - 1)):
-            z = tf.nn.bias_add(z, beta)  # The fastest sum with a row.
-        else:
-            z += self._expand(beta)
+        z = self._affine(self._centered(x, center), slope, beta)
         return tf.cast(self._activation.function(z), x.dtype)
 
     def forward(
@@ -316,13 +312,12 @@ class Algorithm1:
         """`dz` and `x - mean`, from the input or from the output."""
         dtype = saved.variance.dtype
         slope = saved.gamma * self._inverse_std(saved.variance)
-        slope, beta = self._expand(slope), self._expand(saved.beta)
         if self.from_output:
             z = self._activation.inverted(tf.cast(values, dtype))
-            centered = (z - beta) / slope
+            centered = (z - self._expand(saved.beta)) / self._expand(slope)
         else:
             centered = self._centered(values, saved.center)
-            z = centered * slope + beta
+            z = self._affine(centered, slope, saved.beta)
         return self._activation.pullback(tf.cast(dy, dtype), z), centered
 
     def _centered(self, x: Tensor, center: Center) -> Tensor:
@@ -330,6 +325,14 @@ class Algorithm1:
         for part in center:
             centered -= self._expand(part)
         return tf.cast(centered, statistics_dtype(x))
+
+    def _affine(self, centered: Tensor, slope: Tensor, beta: Tensor) -> Tensor:
+        """`z`; the same operations wherever it is needed, so that a graph has
+        them once."""
+        z = centered * self._expand(slope)
+        if not self.compiled and self.axes == tuple(range(len(z.shape) - 1)):
+            return tf.nn.bias_add(z, beta)  # The fastest sum with a row.
+        return z + self._expand(beta)
 
     def as_center(self, mean: Tensor, dtype: Any) -> Center:
         """A float64 mean in the form that `_centered` takes."""

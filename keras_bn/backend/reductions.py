@@ -112,9 +112,9 @@ def _folded_twice(
     if not long:
         total = tf.reduce_sum(both(*tensors), axes)
     else:
-        once, tail = _fold(both, tensors, long[0])
+        once, tail = _fold(both, tensors, long[0], slices=_SLICES)
         total = tf.reduce_sum(tail, axes)
-        twice, tail = _fold(lambda part: part, [once], long[-1])
+        twice, tail = _fold(lambda part: part, [once], long[-1], slices=_SLICES)
         total += tf.reduce_sum(tail, axes) + tf.reduce_sum(twice, axes)
     return _unpacked(total)
 
@@ -173,7 +173,7 @@ def _fold(
     tensors: Sequence[Tensor],
     axis: int,
     *,
-    slices: int = _SLICES,
+    slices: int,
 ) -> Pair:
     """Adds the slices of an axis; and what does not fill them."""
     size = tf.shape(tensors[0])[axis] // slices

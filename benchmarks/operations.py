@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations that TensorFlow runs for a layer on a small tensor.
+
+    python -m benchmarks.operations
+
+There each takes about a microsecond, whatever it does. What counts is what is
+left after TensorFlow's graph optimizer, of one of several layers in one graph.
+"""
+
+from collections import Counter
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import app, flags
+from tensorflow.python.eager import context
+
+import keras_bn
+from benchmarks import layer, measure
+
+FLAGS = flags.FLAGS
+
+SHAPE = (60, 100)
+LAYERS = {
+    "ours": keras_bn.BatchNormalization,
+    "keras": keras.layers.BatchNormalization,
+}
+#: Layers in one graph and in another; a layer is their difference.
+FEW, MORE = 2, 12
+#: What brings tensors into the graph and out of it.
+AROUND = ("_Arg", "_Retval", "Identity", "Const")
+
+
+def of_layer(
+    make: Any, *, pass_: str, activation: str | None
+) -> dict[str, float]:
+    """Operations of one layer, by type, most first.
+
+    Args:
+        make: The layer's class.
+        pass_: Name in `layer.PASSES`.
+        activation: Within ours, after Keras'.
+    """
+    function = layer.layer(
+        make,
+        shape=SHAPE,
+        axis=-1,
+        policy="float32",
+        training=pass_ != "inference",
+        activation=activation,
+    )
+    x = tf.random.stateless_normal(SHAPE, (0, 0))
+    several, more = (
+        _run(
+            layer.repeated(
+                function,
+                x,
+                x,
+                backward=pass_ == "forward+backward",
+                times=times,
+            )
+        )
+        for times in (FEW, MORE)
+    )
+    return {
+        name: count / (MORE - FEW)
+        for name, count in (more - several).most_common()
+    }
+
+
+def _run(function: Any) -> Counter[str]:
+    """Operations of a call, by type, as they run."""
+    context.enable_run_metadata()
+    try:
+        function()
+        metadata = context.export_run_metadata()
+    finally:
+        context.disable_run_metadata()
+    return Counter(
+        node.op
+        for graphs in metadata.function_graphs
+        for graph in graphs.partition_graphs
+        for node in graph.node
+        if node.op not in AROUND
+    )
+
+
+def rows() -> list[dict[str, Any]]:
+    """All passes of both layers, without and with a ReLU."""
+    return [
+        {
+            "pass": pass_,
+            "activation": activation,
+            **{
+                name: of_layer(make, pass_=pass_, activation=activation)
+                for name, make in LAYERS.items()
+            },
+        }
+        for pass_ in layer.PASSES
+        for activation in (None, "relu")
+    ]
+
+
+def main(_: list[str]) -> None:
+    """Counts, prints a table, writes the JSON."""
+    tf.get_logger().setLevel("ERROR")  # Each graph is traced once.
+    counted = rows()
+    print(f"| | | {' | '.join(LAYERS)} |")
+    print(f"| --- | --- |{' ---: |' * len(LAYERS)}")
+    for row in counted:
+        totals = [f"{sum(row[name].values()):g}" for name in LAYERS]
+        print(
+            f"| {row['pass']} | {row['activation'] or ''} "
+            f"| {' | '.join(totals)} |"
+        )
+    measure.write(FLAGS.output, counted)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "output", "build/bench/operations.json", "file to write"
+    )
+    app.run(main)
