@@ -327,8 +327,7 @@ class Algorithm1:
         return tf.cast(centered, statistics_dtype(x))
 
     def _affine(self, centered: Tensor, slope: Tensor, beta: Tensor) -> Tensor:
-        """`z`; the same operations wherever it is needed, so that a graph has
-        them once."""
+        """`z`; forward and backward by operations that a graph runs once."""
         z = centered * self._expand(slope)
         if not self.compiled and self.axes == tuple(range(len(z.shape) - 1)):
             return tf.nn.bias_add(z, beta)  # The fastest sum with a row.
