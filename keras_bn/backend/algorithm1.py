@@ -105,7 +105,7 @@ class Algorithm1:
         The mean is taken twice: the second time of what the first has left.
         """
         shift = tf.reduce_mean(tf.cast(x, statistics_dtype(x)), self.axes)
-        shift = reductions.rounded(shift)
+        shift = reductions.rounded(shift, compiled=self.compiled)
         rest = tf.reduce_mean(self._centered(x, (shift,)), self.axes)
         center = shift, rest
         square = tf.square(self._centered(x, center))
@@ -148,7 +148,7 @@ class Algorithm1:
                 self.axes,
             )
             shift /= tf.maximum(count, 1.0)
-        shift = reductions.rounded(shift)
+        shift = reductions.rounded(shift, compiled=self.compiled)
         around = self._expand(shift)
 
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
