@@ -55,6 +55,7 @@ format: $(READY)  ## Rewrite the code in the house format
 
 bench: $(READY)  ## Measure speed, memory and precision against the peers
 	$(BIN)/python -m benchmarks.layer
+	$(BIN)/python -m benchmarks.blocks
 	$(BIN)/python -m benchmarks.small_inference
 	$(BIN)/python -m benchmarks.operations
 	$(BIN)/python -m benchmarks.sums

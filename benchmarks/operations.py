@@ -8,6 +8,7 @@ left after TensorFlow's graph optimizer, of one of several layers in one graph.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,7 +52,7 @@ def of_layer(
     )
     x = tf.random.stateless_normal(SHAPE, (0, 0))
     several, more = (
-        _run(
+        of_call(
             layer.repeated(
                 function,
                 x,
@@ -68,10 +69,11 @@ def of_layer(
     }
 
 
-def _run(function: Any) -> Counter[str]:
-    """Operations of a call, by type, as they run."""
+def of_call(function: Callable[[], object]) -> Counter[str]:
+    """Operations that a call of a graph runs, by type."""
     context.enable_run_metadata()
     try:
+        context.export_run_metadata()  # Of what ran before, if it was kept.
         function()
         metadata = context.export_run_metadata()
     finally:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference on a small tensor: ways to write it, their seconds and errors.
+"""Inference on smaller tensors: ways to write it, their seconds and errors.
 
     python -m benchmarks.small_inference
 
-A hundred layers of `[60, 100]` follow one another within one graph. There an
+A hundred layers follow one another within one graph. Of `[60, 100]` an
 operation costs as much as its start, so that the number of operations counts,
-above all of those on the whole tensor. Keras' form,
+above all of those on the whole tensor; of the others each reads and writes it,
+and a kernel that wakes another thread waits for it. Keras' form,
 `slope * x + (beta - slope * mean)`, has two of them and cannot be exact: where
 `|mean|` is large, both terms are rounded and differ by little. The others take
 the mean off first.
@@ -18,6 +19,7 @@ variance, gamma and beta near 1, in float32.
 """
 
 import functools
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,7 +38,10 @@ Tensor = Any
 Array = NDArray[Any]
 Normalize = Callable[[Tensor], Tensor]
 
-SHAPE = (60, 100)
+SHAPES = ((60, 100), (64, 512), (128, 1024), (256, 1024))
+TIMES = 100
+#: Rounds are so many times as many for the first shape.
+ROUNDS_OF_FIRST = 5
 EPSILON = 1e-3
 LARGE_MEAN = 1e4
 
@@ -129,10 +134,10 @@ NAMES = (
 )
 
 
-def weights_of(mean: float) -> list[Array]:
+def weights_of(features: int, mean: float) -> list[Array]:
     """Gamma, beta, mean and variance, float32 `[C]`."""
     rng = np.random.default_rng(0)
-    weights = rng.uniform(0.8, 1.2, (4, SHAPE[-1]))
+    weights = rng.uniform(0.8, 1.2, (4, features))
     weights[2] += mean
     return list(weights.astype(np.float32))
 
@@ -142,7 +147,7 @@ def contestants(weights: list[Array]) -> dict[str, Normalize]:
     ours: Any = keras_bn.BatchNormalization(epsilon=EPSILON)
     theirs = keras.layers.BatchNormalization(epsilon=EPSILON)
     for built in (ours, theirs):
-        built.build(SHAPE)
+        built.build((None, len(weights[0])))
         built.set_weights(weights)
     designs = Designs([weight.value for weight in ours.weights])
     return {
@@ -152,11 +157,11 @@ def contestants(weights: list[Array]) -> dict[str, Normalize]:
     }
 
 
-def errors() -> dict[str, float]:
+def errors(shape: tuple[int, int]) -> dict[str, float]:
     """The largest error of each where the mean is large."""
-    values = np.random.default_rng(1).normal(LARGE_MEAN, 1.0, SHAPE)
+    values = np.random.default_rng(1).normal(LARGE_MEAN, 1.0, shape)
     x = tf.constant(values, tf.float32)
-    weights = weights_of(LARGE_MEAN)
+    weights = weights_of(shape[-1], LARGE_MEAN)
     gamma, beta, mean, variance = (w.astype(np.float64) for w in weights)
     centered = np.asarray(x, np.float64) - mean
     exact = centered / np.sqrt(variance + EPSILON) * gamma + beta
@@ -166,31 +171,37 @@ def errors() -> dict[str, float]:
     }
 
 
-def seconds(rounds: int, names: Sequence[str]) -> dict[str, float]:
+def seconds(
+    shape: tuple[int, int], rounds: int, names: Sequence[str]
+) -> dict[str, float]:
     """Median seconds of one layer; of these alone, in a fresh process."""
-    x = tf.constant(np.random.default_rng(1).standard_normal(SHAPE, np.float32))
-    times = layer.REPEATS_OF_FEW
-    found = contestants(weights_of(0.0))
+    x = tf.constant(np.random.default_rng(1).standard_normal(shape, np.float32))
+    found = contestants(weights_of(shape[-1], 0.0))
     runs = {
-        name: layer.repeated(found[name], x, x, backward=False, times=times)
+        name: layer.repeated(found[name], x, x, backward=False, times=TIMES)
         for name in names
     }
+    first = shape == SHAPES[0]
     taken = measure.interleaved(
-        runs, rounds=rounds, warm_up=layer.WARM_UP_OF_FEW
+        runs,
+        rounds=rounds * (ROUNDS_OF_FIRST if first else 1),
+        warm_up=layer.WARM_UP_OF_FEW if first else 1,
     )
-    return {name: of_all / times for name, of_all in taken.items()}
+    return {name: of_all / TIMES for name, of_all in taken.items()}
 
 
 def rows(processes: int, rounds: int) -> Iterator[dict[str, Any]]:
     """Ratios to Keras' layer, one of each process; and the errors."""
-    wrong = errors()
-    for company, names in (("all", LAYERS + NAMES), ("layers", LAYERS)):
+    companies = (("all", LAYERS + NAMES), ("layers", LAYERS))
+    for shape, (company, names) in itertools.product(SHAPES, companies):
+        wrong = errors(shape)
         taken = [
-            measure.in_a_process(seconds, rounds, names)
+            measure.in_a_process(seconds, shape, rounds, names)
             for _ in range(processes)
         ]
         for name in names:
             yield {
+                "shape": list(shape),
                 "design": name,
                 "in turn with": company,
                 "seconds": [one[name] for one in taken],
@@ -202,12 +213,12 @@ def rows(processes: int, rounds: int) -> Iterator[dict[str, Any]]:
 def main(_: list[str]) -> None:
     """Measures, writes the JSON, prints a table."""
     measured = list(rows(FLAGS.processes, FLAGS.rounds))
-    print("| | in turn with | / Keras | | error |")
-    print("| --- | --- | ---: | --- | ---: |")
+    print("| shape | | in turn with | / Keras | | error |")
+    print("| --- | --- | --- | ---: | --- | ---: |")
     for row in measured:
         ratios, error = row["over keras"], row["error at a large mean"]
         print(
-            f"| {row['design']} | {row['in turn with']} "
+            f"| {row['shape']} | {row['design']} | {row['in turn with']} "
             f"| {statistics.median(ratios):.2f} "
             f"| {min(ratios):.2f} to {max(ratios):.2f} | {error:.0e} |"
         )
@@ -215,7 +226,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("rounds", 150, "turns of each", lower_bound=1)
+    flags.DEFINE_integer("rounds", 30, "turns of each", lower_bound=1)
     flags.DEFINE_integer("processes", 5, "of each company", lower_bound=1)
     flags.DEFINE_string(
         "output", "build/bench/small-inference.json", "file to write"

@@ -86,7 +86,7 @@ LINEAR = Activation(lambda z: z, lambda dy, _: dy, lambda y: y)
 #: By the names of Keras' activation functions, with their default arguments.
 BY_NAME = {
     "linear": LINEAR,
-    "relu": Activation(lambda z: tf.maximum(z, 0), _relu_pullback),
+    "relu": Activation(tf.nn.relu, _relu_pullback),
     "leaky_relu": Activation(
         lambda z: tf.where(z > 0, z, _LEAK * z),
         _leaky_relu_pullback,

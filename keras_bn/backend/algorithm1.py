@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_bn.backend import activations, reductions
+from keras_bn.backend import activations, reductions, xla
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 Center = tuple[Tensor, ...]
@@ -105,7 +105,7 @@ class Algorithm1:
         The mean is taken twice: the second time of what the first has left.
         """
         shift = tf.reduce_mean(tf.cast(x, statistics_dtype(x)), self.axes)
-        shift = reductions.rounded(shift, compiled=self.compiled)
+        shift = xla.rounded(shift)
         rest = tf.reduce_mean(self._centered(x, (shift,)), self.axes)
         center = shift, rest
         square = tf.square(self._centered(x, center))
@@ -148,7 +148,7 @@ class Algorithm1:
                 self.axes,
             )
             shift /= tf.maximum(count, 1.0)
-        shift = reductions.rounded(shift, compiled=self.compiled)
+        shift = xla.rounded(shift)
         around = self._expand(shift)
 
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
@@ -176,6 +176,26 @@ class Algorithm1:
         slope = gamma * self._inverse_std(variance)
         z = self._affine(self._centered(x, center), slope, beta)
         return tf.cast(self._activation.function(z), x.dtype)
+
+    def normalize_in_one(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+    ) -> Tensor:
+        """The output by TensorFlow's kernel; for float32 `[N, H, W, C]`."""
+        z, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=self.epsilon,
+            is_training=False,
+        )
+        return self._activation.function(z)
 
     def forward(
         self, x: Tensor, size: Tensor, gamma: Tensor, beta: Tensor, mask: Any

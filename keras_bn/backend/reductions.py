@@ -128,28 +128,6 @@ def _unpacked(total: Tensor) -> Pair:
     return tf.math.real(total), tf.math.imag(total)
 
 
-def rounded(mean: Tensor, *, compiled: bool) -> Tensor:
-    """The mean, one and the same number wherever it goes to.
-
-    XLA computes what is cheap anew in each place: there a mean is a product of
-    a sum, which is rounded together with the difference that follows, and so
-    otherwise than elsewhere. Not if something stands in between that it cannot
-    see through.
-
-    Args:
-        mean: float32 or float64.
-        compiled: Whether it is XLA that runs this in any case. Then it is a
-            division by 1, which XLA takes for too expensive to be done twice.
-            Else, as every operation counts, a single one.
-
-    Returns:
-        The mean; what is not finite stays so or becomes the largest number.
-    """
-    if compiled:
-        return mean / (1.0 + tf.minimum(tf.abs(mean), 0.0))
-    return tf.minimum(mean, mean.dtype.max)
-
-
 def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     """Mean over some sixteen evenly spread places along each of the axes.
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from keras_bn.backend import reductions
+from keras_bn.backend import reductions, xla
 from keras_bn.backend.algorithm1 import (
     Algorithm1,
     Moments,
@@ -31,9 +31,11 @@ from keras_bn.backend.algorithm1 import (
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
 #: Values from which a tensor is worth an expression compiled by XLA, whose
-#: start costs as much as a dozen kernels; four times as many where a feature
-#: has few, which the kernels are fast for. An unknown size counts as 64.
+#: start costs as much as a dozen kernels. So many times as many are needed
+#: where a feature has few values, whose sums the kernels are fast for; and
+#: where there are no sums. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
+_TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 _COMPILING = contextvars.ContextVar("compiling", default=True)
 #: Least |gamma| from which x_hat can be told from the output.
 _LEAST_GAMMA = 1e-3
@@ -268,6 +270,12 @@ def apply_statistics(
         compiled=_worth_compiling(x, axes),
     )
     run = _run(algorithm)
+    run_without_sums = _run(
+        dataclasses.replace(
+            algorithm, compiled=_worth_compiling(x, axes, sums=False)
+        )
+    )
+    follows_convolution = _follows_convolution(x, axes)
 
     # Of the backward pass only what is asked for is run in a graph, where
     # TensorFlow's own gradient of a compiled function is all or nothing.
@@ -284,7 +292,11 @@ def apply_statistics(
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
             return dx, dmean, dvariance, dgamma, dbeta
 
-        return run.normalize(x, (mean,), variance, gamma, beta), gradient
+        if follows_convolution:
+            y = algorithm.normalize_in_one(x, mean, variance, gamma, beta)
+        else:
+            y = run_without_sums.normalize(x, (mean,), variance, gamma, beta)
+        return y, gradient
 
     dtype = statistics_dtype(x)
     gamma, beta = _parameters(x, gamma, beta, axes)
@@ -388,13 +400,36 @@ def without_compiling() -> Iterator[None]:
         _COMPILING.reset(token)
 
 
-def _worth_compiling(x: Tensor, axes: Sequence[int]) -> bool:
+def _worth_compiling(
+    x: Tensor, axes: Sequence[int], *, sums: bool = True
+) -> bool:
     if not _COMPILING.get():
         return False
     of_feature = _size(x, axes)
-    few = isinstance(of_feature, int) and of_feature <= reductions.FEW
+    times = 1
+    if not sums:
+        times = _TIMES_WITHOUT_SUMS
+    elif isinstance(of_feature, int) and of_feature <= reductions.FEW:
+        times = _TIMES_FOR_FEW
     values = math.prod(size or 64 for size in x.shape)
-    return values >= _WORTH_COMPILING * (4 if few else 1)
+    return values >= _WORTH_COMPILING * times
+
+
+def _follows_convolution(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether `x` is what a convolution gives, in a graph of TensorFlow's.
+
+    TensorFlow's graph optimizer makes one kernel of a convolution, its own
+    kernel of batch normalization at inference, and a ReLU: the normalization
+    then costs next to nothing. XLA has no such kernel, and is not exact there.
+    """
+    return (
+        tf.is_symbolic_tensor(x)
+        and not xla.compiles()
+        and x.dtype == tf.float32
+        and tuple(axes) == (0, 1, 2)
+        and x.op.type == "Conv2D"
+        and x.op.get_attr("data_format") == b"NHWC"
+    )
 
 
 def _size(x: Tensor, axes: Sequence[int]) -> Any:

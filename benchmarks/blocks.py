@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What batch normalization adds to the blocks of a network.
+
+    python -m benchmarks.blocks
+
+Eight blocks follow one another, each a dense layer or a convolution without
+bias, batch normalization, and a ReLU: with our layer, with Keras', and without
+any. Within a network a layer finds its input in other caches than after
+another layer of its kind, and TensorFlow's graph optimizer may join it with
+what is around.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import keras_bn
+from benchmarks import measure
+
+FLAGS = flags.FLAGS
+
+PASSES = ("inference", "training")
+BLOCKS = 8
+#: The dense layers have as many units as inputs, the convolutions as many maps.
+CASES = (
+    ("dense", (60, 100)),
+    ("dense", (64, 512)),
+    ("dense", (128, 1024)),
+    ("dense", (256, 1024)),
+    ("convolution, 1x1", (8, 14, 14, 64)),
+    ("convolution, 3x3", (8, 14, 14, 64)),
+    ("convolution, 3x3", (32, 14, 14, 64)),
+    ("convolution, 3x3", (32, 28, 28, 64)),
+)
+MAKERS: dict[str, Any] = {
+    "none": None,
+    "ours": keras_bn.BatchNormalization,
+    "keras": keras.layers.BatchNormalization,
+}
+
+
+def network(block: str, shape: tuple[int, ...], make: Any) -> keras.Model:
+    """The blocks; their tensors have the shape of the input."""
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input(batch_shape=shape)
+    for _ in range(BLOCKS):
+        if block == "dense":
+            layer = keras.layers.Dense(shape[-1], use_bias=False)
+        else:
+            size = int(block[-1])
+            layer = keras.layers.Conv2D(
+                shape[-1], size, padding="same", use_bias=False
+            )
+        x = layer(x)
+        if make is not None:
+            x = make()(x)
+        x = keras.layers.ReLU()(x)
+    return keras.Model(inputs, x)
+
+
+def run_of(model: keras.Model, x: Any, pass_: str) -> Callable[[], Any]:
+    """One inference, or one training pass with all gradients."""
+
+    @tf.function(autograph=False)
+    def run(x: Any) -> Any:
+        if pass_ == "inference":
+            return model(x, training=False)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x, training=True)))
+        return tape.gradient(loss, model.trainable_variables)
+
+    return lambda: run(x)
+
+
+def row(
+    pass_: str, block: str, shape: tuple[int, ...], rounds: int
+) -> dict[str, Any]:
+    """Seconds of a block, by what normalizes it."""
+    values = np.random.default_rng(1).standard_normal(shape, np.float32)
+    x = tf.constant(values)
+    seconds = measure.interleaved(
+        {
+            name: run_of(network(block, shape, make), x, pass_)
+            for name, make in MAKERS.items()
+        },
+        rounds=rounds,
+        warm_up=20,
+    )
+    return {
+        "pass": pass_,
+        "block": block,
+        "shape": list(shape),
+        "seconds": {name: s / BLOCKS for name, s in seconds.items()},
+    }
+
+
+def rows(rounds: int) -> Iterator[dict[str, Any]]:
+    """Every case in a process of its own."""
+    for pass_ in PASSES:
+        for block, shape in CASES:
+            yield measure.in_a_process(row, pass_, block, shape, rounds)
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints a table, writes the JSON."""
+    measured = list(rows(FLAGS.rounds))
+    print("| pass | block | shape | without, µs | ours adds | Keras' adds |")
+    print("| --- | --- | --- | ---: | ---: | ---: |")
+    for case in measured:
+        block, added, theirs = (case["seconds"][name] for name in MAKERS)
+        print(
+            f"| {case['pass']} | {case['block']} | {case['shape']} "
+            f"| {block * 1e6:,.0f} | {(added - block) * 1e6:,.0f} "
+            f"| {(theirs - block) * 1e6:,.0f} |"
+        )
+    measure.write(FLAGS.output, measured)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("rounds", 60, "turns of each", lower_bound=1)
+    flags.DEFINE_string("output", "build/bench/blocks.json", "file to write")
+    app.run(main)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""At inference after a convolution: one kernel of TensorFlow's, as exact."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import operations
+from keras_bn import BatchNormalization
+from tests import layers
+
+
+def network(*, kernel=3, batch=None, dtype="float32", **options):
+    """Convolution, batch normalization and ReLU, with weights of no default."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 5), batch_size=batch)
+    x = keras.layers.Conv2D(
+        5, kernel, padding="same", use_bias=False, dtype=dtype
+    )(inputs)
+    normalized = BatchNormalization(dtype=dtype, **options)
+    x = normalized(x)
+    model = keras.Model(inputs, keras.layers.ReLU(dtype=dtype)(x))
+    rng = np.random.default_rng(1)
+    for weight in normalized.weights:
+        weight.assign(rng.uniform(0.5, 2, weight.shape))
+    return model, normalized
+
+
+def images(mean=0.0, batch=8):
+    values = np.random.default_rng(0).normal(mean, 1.0, (batch, 6, 6, 5))
+    return tf.constant(values.astype("float32"))
+
+
+def ran(model, x, **options):
+    run = tf.function(lambda x: model(x, training=False), **options)
+    return operations.of_call(lambda: run(x))
+
+
+#: What TensorFlow joins is another thing on another device.
+on_cpu = pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="runs on a GPU"
+)
+
+
+@on_cpu
+@pytest.mark.parametrize("batch", [None, 8])
+def test_convolution_normalization_and_relu_are_one_kernel(batch):
+    model, _ = network(batch=batch)
+    kinds = set(ran(model, images()))
+    assert any("FusedConv2D" in kind for kind in kinds)
+    assert not any("BatchNorm" in kind or "Relu" in kind for kind in kinds)
+    assert not kinds & {"Sub", "Mul", "BiasAdd", "Rsqrt"}
+
+
+@on_cpu
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_an_activation_within_is_part_of_it(activation):
+    model, _ = network(activation=activation)
+    kinds = ran(model, images())
+    assert any("FusedConv2D" in kind for kind in kinds)
+    assert not any("BatchNorm" in kind for kind in kinds)
+
+
+@pytest.mark.parametrize("mode", layers.MODES)
+def test_it_is_exact_at_a_large_mean(mode):
+    model, normalized = network(kernel=1)
+    kernel = np.eye(5, dtype="float32")[None, None]
+    model.layers[1].set_weights([kernel])  # Which gives its input.
+    gamma, beta, mean, variance = normalized.get_weights()
+    normalized.moving_mean.assign(mean + 1e4)
+    x = images(1e4)
+    run = layers.compiled(lambda x: model(x, training=False), mode)
+    centered = np.asarray(x, "float64") - normalized.moving_mean.numpy()
+    std = np.sqrt(variance.astype("float64") + normalized.epsilon)
+    expected = np.maximum(centered / std * gamma + beta, 0)
+    assert layers.relative_error(run(x), expected) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "gelu"}])
+def test_gradients_are_those_of_the_plain_expressions(options):
+    model, normalized = network(**options)
+    x = images()
+    weights = [model.layers[1].kernel, normalized.gamma, normalized.beta]
+
+    def gradients(x):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(model(x, training=False) ** 3)
+            first = tape.gradient(loss, [x, *weights])
+            again = sum(tf.reduce_sum(g**2) for g in first)
+        return *first, *outer.gradient(again, [x, *weights])
+
+    eagerly = gradients(x)
+    in_a_graph = tf.function(gradients)(x)
+    for got, want in zip(in_a_graph, eagerly, strict=True):
+        assert layers.relative_error(got, want) < 1e-4
+
+
+def test_an_empty_batch_stays_empty():
+    model, _ = network()
+    run = tf.function(lambda x: model(x, training=False))
+    assert run(images(batch=0)).shape == (0, 6, 6, 5)
+
+
+@pytest.mark.parametrize("case", ["float64", "bfloat16", "jit", "axis"])
+def test_where_there_is_no_such_kernel_plain_expressions_are_run(case):
+    dtype = case if "float" in case else "float32"
+    model, _ = network(dtype=dtype, axis=(1, 3) if case == "axis" else -1)
+    x = tf.cast(images(), dtype)
+    jit_compile = case == "jit"
+    run = tf.function(
+        lambda x: model(x, training=False), jit_compile=jit_compile
+    )
+    graph = run.get_concrete_function(x).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert "FusedBatchNormV3" not in kinds
+    plain = np.asarray(tf.cast(model(x, training=False), "float64"))
+    tolerance = 2e-2 if case == "bfloat16" else 1e-5
+    got = tf.cast(run(x), "float64")
+    assert layers.relative_error(got, plain) < tolerance
