@@ -288,9 +288,9 @@ class Algorithm1:
         if dmean is not None:
             constant -= dmean / m
         dz, centered = self._recovered(dy, saved, saved.values)
-        through_statistics = centered * self._expand(on_centered)
-        through_statistics += self._expand(constant)
-        through_statistics = _where(saved.mask, through_statistics)
+        through_statistics = _where(
+            saved.mask, self._affine(centered, on_centered, constant)
+        )
         if used:
             dx = dz * self._expand(slope) - through_statistics
         else:
@@ -346,12 +346,12 @@ class Algorithm1:
             centered -= self._expand(part)
         return tf.cast(centered, statistics_dtype(x))
 
-    def _affine(self, centered: Tensor, slope: Tensor, beta: Tensor) -> Tensor:
-        """`z`; forward and backward by operations that a graph runs once."""
-        z = centered * self._expand(slope)
-        if not self.compiled and self.axes == tuple(range(len(z.shape) - 1)):
-            return tf.nn.bias_add(z, beta)  # The fastest sum with a row.
-        return z + self._expand(beta)
+    def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+        """`slope x + shift` per feature; a graph runs equal ones once."""
+        product = x * self._expand(slope)
+        if not self.compiled and self.axes == tuple(range(len(x.shape) - 1)):
+            return tf.nn.bias_add(product, shift)  # The fastest with a row.
+        return product + self._expand(shift)
 
     def as_center(self, mean: Tensor, dtype: Any) -> Center:
         """A float64 mean in the form that `_centered` takes."""
