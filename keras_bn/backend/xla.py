@@ -10,7 +10,11 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 
 
 def compiles() -> bool:
-    """Whether what is traced now is for XLA: a `jit_compile` further out."""
+    """Whether what is traced now is for XLA: a `jit_compile` further out.
+
+    A `tf.function` keeps the trace that it has: one that was called outside
+    first and then is within does not know.
+    """
     graph = tf.compat.v1.get_default_graph()
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
