@@ -270,11 +270,12 @@ def apply_statistics(
         compiled=_worth_compiling(x, axes),
     )
     run = _run(algorithm)
-    run_without_sums = _run(
-        dataclasses.replace(
-            algorithm, compiled=_worth_compiling(x, axes, sums=False)
-        )
+    without_sums = dataclasses.replace(
+        algorithm, compiled=_worth_compiling(x, axes, sums=False)
     )
+    run_without_sums = run_for_dx = _run(without_sums)
+    if activation == "linear":  # Then dx is a single product.
+        run_for_dx = _run(dataclasses.replace(algorithm, compiled=False))
     follows_convolution = _follows_convolution(x, axes)
 
     # Of the backward pass only what is asked for is run in a graph, where
@@ -287,7 +288,7 @@ def apply_statistics(
 
         def gradient(dy: Tensor) -> tuple[Tensor, ...]:
             kept = tf.nest.map_structure(_identity, saved)
-            dx = run.input_gradient_of_constants(dy, kept)
+            dx = run_for_dx.input_gradient_of_constants(dy, kept)
             dgamma, dbeta = run.parameter_gradients(dy, kept)
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
             return dx, dmean, dvariance, dgamma, dbeta
