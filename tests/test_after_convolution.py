@@ -32,8 +32,8 @@ def images(mean=0.0, batch=8):
     return tf.constant(values.astype("float32"))
 
 
-def ran(model, x, **options):
-    run = tf.function(lambda x: model(x, training=False), **options)
+def ran(model, x):
+    run = tf.function(lambda x: model(x, training=False))
     return operations.of_call(lambda: run(x))
 
 
