@@ -3,11 +3,11 @@
 
     python -m benchmarks.blocks
 
-Eight blocks follow one another, each a dense layer or a convolution without
-bias, batch normalization, and a ReLU: with our layer, with Keras', and without
-any. Within a network a layer finds its input in other caches than after
-another layer of its kind, and TensorFlow's graph optimizer may join it with
-what is around.
+Eight blocks follow one another, each a dense layer or a convolution, batch
+normalization, and a ReLU: with our layer, with Keras', and without any. Within
+a network a layer finds its input in other caches than after another layer of
+its kind, and TensorFlow's graph optimizer may join it with what is around: a
+convolution, where neither a bias stands between nor it is a depthwise one.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,16 @@ FLAGS = flags.FLAGS
 
 PASSES = ("inference", "training")
 BLOCKS = 8
-#: The dense layers have as many units as inputs, the convolutions as many maps.
+#: What comes first in a block, with as many units as inputs or maps.
+FIRST: dict[str, Callable[[int], keras.Layer]] = {
+    "dense": lambda units: keras.layers.Dense(units, use_bias=False),
+    "convolution, 1x1": lambda maps: _convolution(maps, 1),
+    "convolution, 3x3": lambda maps: _convolution(maps, 3),
+    "with bias, 1x1": lambda maps: _convolution(maps, 1, use_bias=True),
+    "depthwise, 3x3": lambda _: keras.layers.DepthwiseConv2D(
+        3, padding="same", use_bias=False
+    ),
+}
 CASES = (
     ("dense", (60, 100)),
     ("dense", (64, 512)),
@@ -35,6 +44,12 @@ CASES = (
     ("convolution, 3x3", (8, 14, 14, 64)),
     ("convolution, 3x3", (32, 14, 14, 64)),
     ("convolution, 3x3", (32, 28, 28, 64)),
+    ("with bias, 1x1", (8, 14, 14, 64)),
+    ("with bias, 1x1", (32, 14, 14, 64)),
+    ("with bias, 1x1", (32, 28, 28, 64)),
+    ("depthwise, 3x3", (8, 14, 14, 64)),
+    ("depthwise, 3x3", (32, 14, 14, 64)),
+    ("depthwise, 3x3", (32, 28, 28, 64)),
 )
 MAKERS: dict[str, Any] = {
     "none": None,
@@ -43,19 +58,16 @@ MAKERS: dict[str, Any] = {
 }
 
 
+def _convolution(maps: int, size: int, use_bias: bool = False) -> keras.Layer:
+    return keras.layers.Conv2D(maps, size, padding="same", use_bias=use_bias)
+
+
 def network(block: str, shape: tuple[int, ...], make: Any) -> keras.Model:
     """The blocks; their tensors have the shape of the input."""
     keras.utils.set_random_seed(0)
     inputs = x = keras.Input(batch_shape=shape)
     for _ in range(BLOCKS):
-        if block == "dense":
-            layer = keras.layers.Dense(shape[-1], use_bias=False)
-        else:
-            size = int(block[-1])
-            layer = keras.layers.Conv2D(
-                shape[-1], size, padding="same", use_bias=False
-            )
-        x = layer(x)
+        x = FIRST[block](shape[-1])(x)
         if make is not None:
             x = make()(x)
         x = keras.layers.ReLU()(x)

@@ -36,6 +36,10 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 #: where there are no sums. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
 _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
+#: Values of images that TensorFlow's own kernel normalizes the fastest, where
+#: statistics are given: fewer do not pay for oneDNN's start, more for the
+#: memory that it takes.
+_WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
 _COMPILING = contextvars.ContextVar("compiling", default=True)
 #: Least |gamma| from which x_hat can be told from the output.
 _LEAST_GAMMA = 1e-3
@@ -276,7 +280,7 @@ def apply_statistics(
     run_without_sums = run_for_dx = _run(without_sums)
     if activation == "linear":  # Then dx is a single product.
         run_for_dx = _run(dataclasses.replace(algorithm, compiled=False))
-    follows_convolution = _follows_convolution(x, axes)
+    in_one = _worth_one_kernel(x, axes)
 
     # Of the backward pass only what is asked for is run in a graph, where
     # TensorFlow's own gradient of a compiled function is all or nothing.
@@ -293,7 +297,7 @@ def apply_statistics(
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
             return dx, dmean, dvariance, dgamma, dbeta
 
-        if follows_convolution:
+        if in_one:
             y = algorithm.normalize_in_one(x, mean, variance, gamma, beta)
         else:
             y = run_without_sums.normalize(x, (mean,), variance, gamma, beta)
@@ -412,25 +416,26 @@ def _worth_compiling(
         times = _TIMES_WITHOUT_SUMS
     elif isinstance(of_feature, int) and of_feature <= reductions.FEW:
         times = _TIMES_FOR_FEW
-    values = math.prod(size or 64 for size in x.shape)
-    return values >= _WORTH_COMPILING * times
+    return _values(x) >= _WORTH_COMPILING * times
 
 
-def _follows_convolution(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `x` is what a convolution gives, in a graph of TensorFlow's.
+def _worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether to normalize by TensorFlow's own kernel, with given statistics.
 
-    TensorFlow's graph optimizer makes one kernel of a convolution, its own
-    kernel of batch normalization at inference, and a ReLU: the normalization
-    then costs next to nothing. XLA has no such kernel, and is not exact there.
+    It is as exact but under XLA. After a convolution it costs next to nothing:
+    TensorFlow's graph optimizer makes one kernel of both, and of a ReLU.
     """
-    return (
-        tf.is_symbolic_tensor(x)
-        and not xla.compiles()
-        and x.dtype == tf.float32
-        and tuple(axes) == (0, 1, 2)
-        and x.op.type == "Conv2D"
-        and x.op.get_attr("data_format") == b"NHWC"
-    )
+    images = x.dtype == tf.float32 and tuple(axes) == (0, 1, 2)
+    if not images or not tf.is_symbolic_tensor(x) or xla.compiles():
+        return False
+    if x.op.type == "Conv2D":
+        return bool(x.op.get_attr("data_format") == b"NHWC")
+    return _values(x) in _WORTH_ONE_KERNEL
+
+
+def _values(x: Tensor) -> int:
+    """Number of values, if each unknown size is 64."""
+    return math.prod(64 if size is None else size for size in x.shape)
 
 
 def _size(x: Tensor, axes: Sequence[int]) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""At inference after a convolution: one kernel of TensorFlow's, as exact."""
+"""Images at inference: one kernel of TensorFlow's where it is the fastest."""
 
 import keras
 import numpy as np
@@ -121,3 +121,45 @@ def test_where_there_is_no_such_kernel_plain_expressions_are_run(case):
     tolerance = 2e-2 if case == "bfloat16" else 1e-5
     got = tf.cast(run(x), "float64")
     assert layers.relative_error(got, plain) < tolerance
+
+
+def kinds_of(shape):
+    layer = layers.built(BatchNormalization(), shape)
+    run = tf.function(lambda x: layer(x, training=False))
+    graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
+    return {operation.type for operation in graph.get_operations()}
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 64, 64, 3), (None, 48, 32, 1), (31, 32, 32, 32)]
+)
+def test_images_of_a_middle_size_go_through_the_kernel(shape):
+    assert "FusedBatchNormV3" in kinds_of(shape)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (8, 64, 63, 3),
+        (32, 32, 32, 32),
+        (0, 64, 64, 3),
+        (96, 1024),
+        (96, 32, 32),
+    ],
+)
+def test_others_do_not_without_a_convolution(shape):
+    assert "FusedBatchNormV3" not in kinds_of(shape)
+
+
+@pytest.mark.parametrize("mode", layers.MODES)
+def test_images_of_a_middle_size_are_exact_at_a_large_mean(mode):
+    shape = (8, 64, 64, 3)
+    layer = layers.built(BatchNormalization(), shape)
+    gamma, beta, mean, variance = layer.get_weights()
+    layer.moving_mean.assign(mean + 1e4)
+    x = np.random.default_rng(0).normal(1e4, 1.0, shape).astype("float32")
+    run = layers.compiled(lambda x: layer(x, training=False), mode)
+    centered = np.asarray(x, "float64") - layer.moving_mean.numpy()
+    std = np.sqrt(variance.astype("float64") + layer.epsilon)
+    expected = centered / std * gamma + beta
+    assert layers.relative_error(run(tf.constant(x)), expected) < 1e-6
