@@ -23,7 +23,8 @@ from benchmarks import measure
 
 FLAGS = flags.FLAGS
 
-PASSES = ("inference", "training")
+#: `frozen`: in training, but batch normalization is not trainable.
+PASSES = ("inference", "training", "frozen")
 BLOCKS = 8
 #: What comes first in a block, with as many units as inputs or maps.
 FIRST: dict[str, Callable[[int], keras.Layer]] = {
@@ -58,6 +59,9 @@ MAKERS: dict[str, Any] = {
 }
 
 
+NORMALIZATIONS = tuple(filter(None, MAKERS.values()))
+
+
 def _convolution(maps: int, size: int, use_bias: bool = False) -> keras.Layer:
     return keras.layers.Conv2D(maps, size, padding="same", use_bias=use_bias)
 
@@ -76,6 +80,9 @@ def network(block: str, shape: tuple[int, ...], make: Any) -> keras.Model:
 
 def run_of(model: keras.Model, x: Any, pass_: str) -> Callable[[], Any]:
     """One inference, or one training pass with all gradients."""
+    if pass_ == "frozen":
+        for layer in model.layers:
+            layer.trainable = not isinstance(layer, NORMALIZATIONS)
 
     @tf.function(autograph=False)
     def run(x: Any) -> Any:
