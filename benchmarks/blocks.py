@@ -57,8 +57,6 @@ MAKERS: dict[str, Any] = {
     "ours": keras_bn.BatchNormalization,
     "keras": keras.layers.BatchNormalization,
 }
-
-
 NORMALIZATIONS = tuple(filter(None, MAKERS.values()))
 
 

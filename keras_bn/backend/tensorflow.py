@@ -37,8 +37,8 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 _WORTH_COMPILING = 2**15
 _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 #: Values of images that TensorFlow's own kernel normalizes the fastest, where
-#: statistics are given: fewer do not pay for oneDNN's start, more for the
-#: memory that it takes.
+#: statistics are given. Of fewer its start takes too long; of more, XLA is as
+#: fast, and joins an activation of any kind.
 _WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
 _COMPILING = contextvars.ContextVar("compiling", default=True)
 #: Least |gamma| from which x_hat can be told from the output.
