@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from keras_bn import training
-from keras_bn.backend import execution
+from keras_bn.backend import checkpoints, execution
+from keras_bn.data.arrays import BatchOrder
 from keras_bn.run_folder import RunFolder
 
 
@@ -78,7 +79,7 @@ def test_every_step_is_the_step_that_keras_takes(tiny_recipe, tiny_dataset):
     recipe = tiny_recipe.replace(steps=12)
     model, _ = run(recipe, tiny_dataset)
     other = training.build_model(recipe, input_shape=(16,), classes=3)
-    order = training.BatchOrder(examples=200, batch_size=20, seed=0)
+    order = BatchOrder(examples=200, batch_size=20, seed=0)
     for rows in order.rows(0, 12):
         other.train_on_batch(
             tiny_dataset.x_train[rows], tiny_dataset.y_train[rows]
@@ -197,14 +198,14 @@ def test_without_a_whole_checkpoint_there_is_one_clear_error(
 def test_a_disk_that_is_full_costs_no_run(
     tmp_path, monkeypatch, whole, tiny_recipe, tiny_dataset, caplog
 ):
-    save = training.checkpoints.Checkpoints.save
+    save = checkpoints.Checkpoints.save
 
     def full(self, step):
         if step == 50:
             raise training.CheckpointError("step 50: no space left on device")
         save(self, step)
 
-    monkeypatch.setattr(training.checkpoints.Checkpoints, "save", full)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", full)
     model, _ = run(tiny_recipe, tiny_dataset, folder=RunFolder(tmp_path))
     assert "no space left on device; training goes on" in caplog.text
     assert_same(weights(model), weights(whole[0]))
@@ -215,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 ):
     x = tiny_dataset.x_train.copy()
     x[7, 3] = np.nan
-    order = training.BatchOrder(examples=200, batch_size=20, seed=0)
+    order = BatchOrder(examples=200, batch_size=20, seed=0)
     before = int(np.argwhere(order.rows(0, 10) == 7)[0, 0])
     with pytest.raises(
         training.TrainingError,

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe in, a compiled model out."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from keras_bn import models
+from keras_bn.recipes import Recipe
+
+
+def build_model(
+    recipe: Recipe, *, input_shape: Sequence[int], classes: int
+) -> keras.Model:
+    """The recipe's model, compiled."""
+    with _dtype_policy(recipe.mixed_precision):
+        make = {"mlp": _mlp, "inception": _inception}[recipe.model]
+        model = make(recipe, input_shape, classes)
+        model.compile(
+            optimizer=keras.optimizers.SGD(
+                _learning_rate(recipe), momentum=recipe.momentum
+            ),
+            loss=[
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                for _ in model.outputs
+            ],
+            metrics=[["accuracy"] for _ in model.outputs],
+            # Whoever calls `fit` on it gets Keras' default; ours is compiled
+            # by the loop around it.
+            jit_compile=False,
+        )
+    return model
+
+
+def _mlp(
+    recipe: Recipe, input_shape: Sequence[int], classes: int
+) -> keras.Model:
+    return models.mlp(
+        input_size=math.prod(input_shape),
+        classes=classes,
+        width=int(recipe.width),
+        depth=recipe.depth,
+        norm=recipe.norm,
+        activation=recipe.activation,
+        weight_stddev=recipe.weight_stddev,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+    )
+
+
+def _inception(
+    recipe: Recipe, input_shape: Sequence[int], classes: int
+) -> keras.Model:
+    return models.inception(
+        classes=classes,
+        image_size=input_shape[0],
+        width=recipe.width,
+        norm=recipe.norm,
+        activation=recipe.activation,
+        table=recipe.table,
+        auxiliary_head=recipe.auxiliary_head,
+        local_response_normalization=recipe.local_response_normalization,
+        per_activation_blocks=recipe.per_activation_blocks,
+        initial_weight_scale=recipe.initial_weight_scale,
+        dropout=recipe.dropout,
+        l2=recipe.l2,
+        seed=recipe.seed,
+    )
+
+
+def _learning_rate(recipe: Recipe) -> Any:
+    if recipe.learning_rate_decay == 1.0:
+        return recipe.learning_rate
+    return keras.optimizers.schedules.ExponentialDecay(
+        recipe.learning_rate,
+        decay_steps=recipe.learning_rate_decay_steps,
+        decay_rate=recipe.learning_rate_decay,
+        staircase=True,
+    )
+
+
+@contextlib.contextmanager
+def _dtype_policy(mixed_precision: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    if mixed_precision != "none":
+        keras.config.set_dtype_policy(f"mixed_{mixed_precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def trainable_size(model: keras.Model) -> int:
+    """The number of trainable weights."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of one run in stretches, and what happens between them.
+
+A stretch is as many steps as there are until something is scheduled (an
+evaluation, a checkpoint, a callback's measurement), all of them one call into
+compiled code. Nothing is measured late and Python is out of the way in between.
+"""
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_bn.backend import checkpoints, execution, strategies
+from keras_bn.errors import ExpectedError
+from keras_bn.recipes import Recipe
+from keras_bn.run_folder import RunFolder
+from keras_bn.training.building import trainable_size
+from keras_bn.training.result import Result
+
+_LOG = logging.getLogger(__name__)
+
+
+class TrainingError(ExpectedError):
+    """A run that cannot go on."""
+
+
+class Loop:
+    """One run.
+
+    Args:
+        recipe: What is trained.
+        model: Its model, compiled.
+        steps: Its steps.
+        strategy: Where they run.
+        folder: Where checkpoints and the result go, opened; `None` keeps
+            nothing.
+        callbacks: Keras callbacks; see `keras_bn.training.run`.
+        progress: Whether to show a progress bar on standard output.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: keras.Model,
+        steps: execution.Steps,
+        strategy: Any,
+        folder: RunFolder | None,
+        callbacks: Sequence[keras.callbacks.Callback],
+        progress: bool,
+    ) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._steps = steps
+        self._strategy = strategy
+        self._folder = folder
+        self._state: dict[str, Any] = {
+            "seconds": 0.0,
+            "evaluations": [],
+            # Steps since the last evaluation, and sums of their metrics.
+            "since": [0, 0.0, 0.0],
+        }
+        self._checkpoints = folder and checkpoints.Checkpoints(
+            folder.checkpoints, model, self._state
+        )
+        self._schedules: list[Callable[[int], bool]] = [
+            callback.schedule
+            for callback in callbacks
+            if hasattr(callback, "schedule")
+        ]
+        self._callbacks = keras.callbacks.CallbackList(
+            list(callbacks), model=model
+        )
+        self._anywhere = strategies.make_any(strategy)
+        self._progress = progress
+
+    def run(self) -> Result:
+        """Trains, from the newest checkpoint on if there is one.
+
+        Raises:
+            TrainingError: If the loss stops being finite.
+            CheckpointError: If there is a checkpoint and it cannot be restored.
+        """
+        step = self._begin()
+        earlier = self._state["seconds"]
+        bar = self._progress_bar()
+        started = time.monotonic()
+        with _stop_on_signals(self._model) as received:
+            self._callbacks.on_train_begin()
+            stop = False
+            while step < self._recipe.steps and not stop:
+                step = self._stretch(step)
+                self._state["seconds"] = earlier + time.monotonic() - started
+                if self._saves_at(step):
+                    self._save(step)
+                if bar:
+                    bar.update(step, list(self._shown().items()))
+                stop = self._anywhere(self._model.stop_training)
+            self._callbacks.on_train_end()
+        result = Result(
+            steps=step,
+            seconds=self._state["seconds"],
+            parameters=trainable_size(self._model),
+            evaluations=self._state["evaluations"],
+            interrupted=received[0] if received else 0,
+        )
+        if self._folder and self._checkpoints:
+            self._folder.write_result(result)
+            self._checkpoints.save(step)
+        return result
+
+    def _begin(self) -> int:
+        """Restores what there is; every process begins at the same state."""
+        step = 0
+        if self._checkpoints:
+            step = self._checkpoints.restore()
+            self._save(step)
+        variables = checkpoints.variables(self._model)
+        arrays = [np.asarray(step), *map(np.asarray, variables)]
+        first = strategies.from_first(self._strategy, arrays)
+        for variable, ours, theirs in zip(
+            variables, arrays[1:], first[1:], strict=True
+        ):
+            if theirs is not ours:
+                variable.assign(theirs)
+        return int(first[0])
+
+    def _stretch(self, step: int) -> int:
+        """Trains until the next step at which something is due."""
+        every = self._recipe.evaluate_every
+        period, inside = divmod(step, every)
+        if inside == 0:
+            self._callbacks.on_epoch_begin(period)
+        count = self._steps_to_next_stop(step)
+        self._callbacks.on_train_batch_begin(inside)
+        metrics = self._steps.train(step, count)
+        self._check_finite(step, metrics)
+        step += count
+        logs = self._running_means(metrics)
+        self._callbacks.on_train_batch_end(inside + count - 1, logs)
+        if self._evaluates_at(step):
+            self._callbacks.on_epoch_end(period, self._evaluation(step, logs))
+        return step
+
+    def _running_means(self, metrics: Any) -> dict[str, float]:
+        """Means since the last evaluation.
+
+        Added up in the order of the steps, so that they do not depend on how
+        these were cut into stretches.
+        """
+        since = self._state["since"]
+        for values in metrics.tolist():
+            since[0] += 1
+            for i, value in enumerate(values, 1):
+                since[i] += value
+        means = [total / since[0] for total in since[1:]]
+        return dict(zip(execution.METRICS, means, strict=True))
+
+    def _check_finite(self, step: int, metrics: Any) -> None:
+        """Ends the run at the first loss that is not finite."""
+        bad = np.flatnonzero(~np.isfinite(metrics[:, 0]))
+        if not bad.size:
+            return
+        before = step + int(bad[0])
+        reasons = [
+            f"the loss is {metrics[bad[0], 0]} after {before} steps",
+            *self._trace(before),
+            "A smaller learning_rate may keep it finite. Received: "
+            f"learning_rate={self._recipe.learning_rate}",
+        ]
+        raise TrainingError(". ".join(reasons))
+
+    def _trace(self, step: int) -> list[str]:
+        """Goes back to the last checkpoint and up to the bad step again."""
+        if not self._checkpoints:
+            return []
+        good = self._checkpoints.restore()
+        most = self._recipe.steps_per_execution
+        for at in range(good, step, most):
+            self._steps.train(at, min(most, step - at))
+        layer = execution.first_bad_layer(self._model, self._steps.batch(step))
+        return [
+            f"The first thing that is not finite: {layer}",
+            f"The checkpoint of step {good} stays",
+        ]
+
+    def _evaluation(
+        self, step: int, logs: dict[str, float]
+    ) -> dict[str, float]:
+        self._callbacks.on_test_begin()
+        test_logs = self._steps.evaluate()
+        self._callbacks.on_test_end(test_logs)
+        self._state["since"] = [0, 0.0, 0.0]
+        logs = {**logs, **{f"val_{k}": v for k, v in test_logs.items()}}
+        self._state["evaluations"].append({"step": step, **logs})
+        return logs
+
+    def _steps_to_next_stop(self, step: int) -> int:
+        most = min(self._recipe.steps_per_execution, self._recipe.steps - step)
+        for count in range(1, most):
+            if self._stops_at(step + count):
+                return count
+        return most
+
+    def _stops_at(self, step: int) -> bool:
+        return (
+            self._evaluates_at(step)
+            or self._saves_at(step)
+            or any(schedule(step) for schedule in self._schedules)
+        )
+
+    def _evaluates_at(self, step: int) -> bool:
+        last = step == self._recipe.steps
+        return last or step % self._recipe.evaluate_every == 0
+
+    def _saves_at(self, step: int) -> bool:
+        return step % self._recipe.checkpoint_every == 0
+
+    def _save(self, step: int) -> None:
+        """A disk that is full is no reason to lose the run."""
+        if self._checkpoints:
+            try:
+                self._checkpoints.save(step)
+            except checkpoints.CheckpointError as error:
+                _LOG.warning("%s; training goes on", error)
+
+    def _shown(self) -> dict[str, float]:
+        evaluations = self._state["evaluations"]
+        if not evaluations:
+            return {}
+        names = ("loss", "accuracy", "val_loss", "val_accuracy")
+        return {name: evaluations[-1][name] for name in names}
+
+    def _progress_bar(self) -> keras.utils.Progbar | None:
+        if not self._progress:
+            return None
+        return keras.utils.Progbar(
+            self._recipe.steps,
+            interval=0.2 if sys.stdout.isatty() else 5.0,
+            stateful_metrics=["loss", "accuracy", "val_loss", "val_accuracy"],
+            unit_name="step",
+        )
+
+
+@contextlib.contextmanager
+def _stop_on_signals(model: keras.Model) -> Iterator[list[int]]:
+    """Turns the first SIGINT or SIGTERM into `model.stop_training`."""
+    received: list[int] = []
+    model.stop_training = False
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    earlier = {number: signal.getsignal(number) for number in signals}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        model.stop_training = True
+        restore()
+
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs: made, described, gone on with, read again."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_bn import models
+from keras_bn.backend import checkpoints, strategies
+from keras_bn.population import PopulationStatistics
+from keras_bn.recipes import Recipe
+from keras_bn.run_folder import RunFolder
+from keras_bn.training.building import build_model, trainable_size
+from keras_bn.training.loop import Loop, TrainingError
+from keras_bn.training.result import Result
+from keras_bn.training.steps import (
+    Dataset,
+    batch_order,
+    make_steps,
+    training_batches,
+)
+
+
+def check(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises the `ValueError` that `run` would, before anything is done."""
+    batch_order(recipe, dataset)
+    images = len(dataset.input_shape) == 3
+    if images != (recipe.model == "inception"):
+        raise ValueError(
+            "inception trains on cifar10, image_folder or tfrecords, mlp on "
+            f"digits or mnist. Received: model={recipe.model}, "
+            f"dataset={recipe.dataset}"
+        )
+    if recipe.width % 1 and not images:
+        raise ValueError(
+            "width must be a whole number of units for mlp. "
+            f"Received: width={recipe.width}"
+        )
+    if recipe.norm == "per_activation" and not images:
+        raise ValueError(
+            "norm=per_activation is for feature maps. "
+            f"Received: model={recipe.model}"
+        )
+
+
+def start(recipe: Recipe) -> tuple[str, bool]:
+    """Takes hold of the devices; must come before anything of TensorFlow.
+
+    Returns:
+        What training runs on, and whether this process keeps the run's files.
+
+    Raises:
+        ValueError: If the machine lacks the devices, or `TF_CONFIG` is wrong.
+    """
+    strategy = _strategy(recipe)
+    return strategies.describe(strategy), strategies.is_chief(strategy)
+
+
+def describe(recipe: Recipe, dataset: Dataset) -> str:
+    """The resolved recipe, its data and its model, for a person to read."""
+    check(recipe, dataset)
+    model = build_model(
+        recipe, input_shape=dataset.input_shape, classes=dataset.classes
+    )
+    lines = [
+        recipe.to_json(),
+        f"training examples   {dataset.train_examples:>12,}",
+        f"test examples       {dataset.test_examples:>12,}",
+        f"trainable weights   {trainable_size(model):>12,}",
+        f"device              {start(recipe)[0]:>12}",
+    ]
+    if recipe.model == "inception":
+        for name, sizes in models.output_sizes(model):
+            lines.append(f"  {name:<18}{' x '.join(map(str, sizes)):>14}")
+        return "\n".join(lines)
+    for layer in model.layers:
+        size = sum(math.prod(weight.shape) for weight in layer.weights)
+        lines.append(f"  {layer.name:<18}{layer.output.shape!s:>14}{size:>10,}")
+    return "\n".join(lines)
+
+
+def restore(folder: RunFolder, dataset: Dataset) -> tuple[keras.Model, int]:
+    """The model of a run, with the weights of its newest checkpoint.
+
+    Args:
+        folder: The run's folder.
+        dataset: The data that its recipe names.
+
+    Returns:
+        The model and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: If there is no checkpoint that can be read.
+        RunFolderError: If the folder holds no run.
+    """
+    model = build_model(
+        folder.read_recipe(),
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+    )
+    model.optimizer.build(model.trainable_variables)
+    saved = checkpoints.Checkpoints(folder.checkpoints, model, {})
+    if saved.newest < 0:
+        raise checkpoints.CheckpointError(f"{folder.path} has no checkpoint")
+    return model, saved.restore()
+
+
+def run(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    folder: RunFolder | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: bool = True,
+) -> tuple[keras.Model, Result]:
+    """Trains the recipe's model.
+
+    Callbacks are Keras' own: an evaluation period (`recipe.evaluate_every`
+    steps) is an epoch to them. One that has an attribute `schedule`, a
+    function of the step, is called at exactly the steps for which it is true;
+    the others at the end of every stretch.
+
+    SIGINT and SIGTERM end the run after the stretch under way, with a
+    checkpoint; a second one ends it at once.
+
+    Args:
+        recipe: What to train.
+        dataset: The data that `recipe.dataset` names.
+        folder: Where checkpoints and results go, opened; `None` keeps
+            nothing. If it holds a checkpoint, the run goes on from there.
+        callbacks: Keras callbacks; `model.optimizer.iterations` is the step.
+        progress: Whether to show a progress bar on standard output.
+
+    Returns:
+        The model and the result.
+
+    Raises:
+        ValueError: If the batch is larger than the data set.
+        TrainingError: If the loss stops being finite.
+        CheckpointError: If there is a checkpoint and it cannot be restored.
+    """
+    strategy = _strategy(recipe)
+    keras.utils.set_random_seed(recipe.seed)
+    with strategy.scope():
+        model = build_model(
+            recipe, input_shape=dataset.input_shape, classes=dataset.classes
+        )
+    steps = make_steps(recipe, dataset, model, strategy)
+    if recipe.population_statistics:
+        batches = training_batches(recipe, dataset, 0, (0, 1))
+        statistics = PopulationStatistics(
+            batches, steps=recipe.population_statistics
+        )
+        callbacks = [statistics, *callbacks]
+    loop = Loop(recipe, model, steps, strategy, folder, callbacks, progress)
+    try:
+        return model, loop.run()
+    except strategies.PROCESS_LOST as error:
+        raise TrainingError(
+            "another process of the run is gone. Start all of them again with "
+            f"--resume. ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def _strategy(recipe: Recipe) -> Any:
+    return strategies.make(recipe.strategy, replicas=recipe.replicas)

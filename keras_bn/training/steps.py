@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe and its data in, steps of training and evaluation out."""
+
+from typing import Any
+
+import keras
+
+from keras_bn.backend import execution
+from keras_bn.data import ArrayDataset
+from keras_bn.data.arrays import BatchOrder
+from keras_bn.recipes import Recipe
+
+EVALUATION_BATCH = 1000
+#: Images of one evaluation step, or a training batch if that is larger.
+TEST_BATCH = 100
+#: An `ArrayDataset`, or a `keras_bn.data.images.ImageDataset`.
+Dataset = Any
+
+
+def make_steps(
+    recipe: Recipe, dataset: Dataset, model: keras.Model, strategy: Any
+) -> Any:
+    """The steps of a run, as of `keras_bn.backend.execution.Steps`.
+
+    Args:
+        recipe: What to train.
+        dataset: The data that it names.
+        model: Its model, made within the strategy's scope.
+        strategy: Where to train.
+    """
+    if recipe.strategy == "one_device" and isinstance(dataset, ArrayDataset):
+        return execution.ResidentSteps(
+            model,
+            dataset,
+            batch_order(recipe, dataset).rows,
+            capacity=min(recipe.steps_per_execution, recipe.steps),
+            jit_compile=recipe.jit_compile,
+            test_batch=EVALUATION_BATCH,
+        )
+    return execution.StreamedSteps(
+        model,
+        lambda step, part: training_batches(recipe, dataset, step, part),
+        lambda part: dataset.test(
+            batch_size=max(TEST_BATCH, recipe.batch_size), part=part
+        ),
+        strategy=strategy,
+        jit_compile=recipe.jit_compile,
+    )
+
+
+def training_batches(
+    recipe: Recipe, dataset: Dataset, step: int, part: tuple[int, int]
+) -> Any:
+    """Batches from a step on: the part `(i, n)` of n that process i trains."""
+    of_images = {"distortion": recipe.distortion, "shuffle": recipe.shuffle}
+    return dataset.train(
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        start_step=step,
+        part=part,
+        **({} if isinstance(dataset, ArrayDataset) else of_images),
+    )
+
+
+def batch_order(recipe: Recipe, dataset: Dataset) -> BatchOrder:
+    """Which examples each step trains on; fails if a batch is too large."""
+    return BatchOrder(
+        examples=dataset.train_examples,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
