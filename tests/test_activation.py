@@ -97,6 +97,46 @@ def test_float32_gradients_from_the_output_are_close():
         assert layers.relative_error(got, want) < 1e-4
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "largest_error"),
+    [
+        ("float64", 1e-9),
+        ("float32", 1e-5),
+        ("float16", 0.02),
+        ("bfloat16", 0.1),
+    ],
+)
+def test_gradients_are_finite_where_the_output_is_rounded_to_its_infimum(
+    dtype, largest_error, compiled
+):
+    x = np.zeros((2000, 1))
+    x[0] = -40.0  # z = -45: elu(z) rounds to -1 in every dtype.
+    x[1:] += np.linspace(0.5, -0.5, 1999)[:, None]
+    dy = tf.constant(layers.cotangent(x.shape), dtype)
+
+    @tf.function(autograph=False, jit_compile=compiled)
+    def gradients(keeps):
+        gamma, beta = tf.ones(1, dy.dtype), tf.zeros(1, dy.dtype)
+        values = tf.constant(x, dtype)
+        with tf.GradientTape() as tape:
+            tape.watch([values, gamma, beta])
+            y, *_ = ops.batch_norm(
+                values, gamma, beta, axes=(0,), activation="elu", keeps=keeps
+            )
+        return y, tape.gradient(y, [values, gamma, beta], dy)
+
+    y, from_output = gradients("output")
+    _, from_input = gradients("input")
+    assert y[0] == -1.0
+    for got, want in zip(from_output, from_input, strict=True):
+        assert np.isfinite(got).all()
+        # The one value that cannot be told from its neighbours apart.
+        got, want = (np.asarray(t, np.float64) for t in (got, want))
+        error = np.abs(got - want)[1:] if len(got) > 1 else np.abs(got - want)
+        assert error.max() <= largest_error * np.abs(want).max()
+
+
 @pytest.mark.parametrize("keeps", ["input", "output"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("activation", [None, "leaky_relu"])

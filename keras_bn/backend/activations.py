@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 Tensor = Any
@@ -23,16 +24,31 @@ class Activation:
         function: `z -> y`.
         pullback: `(dy, z) -> dz`: `dy` times the derivative at `z`.
         inverse: `y -> z`; `None` if several `z` have the same `y`.
+        infimum: What `y` is always above, but for its rounding.
     """
 
     function: Callable[[Tensor], Tensor]
     pullback: Callable[[Tensor, Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor] | None = None
+    infimum: float = -math.inf
 
-    def inverted(self, y: Tensor) -> Tensor:
-        """`z` from `y`; for activations that have an inverse."""
-        assert self.inverse is not None
-        return self.inverse(y)
+    def inverted(self, y: Tensor, dtype: Any) -> Tensor:
+        """`z` from `y`; for activations that have an inverse.
+
+        A `y` rounded to the infimum is taken as the next number above it, whose
+        `z` is finite, and where the derivative is next to nothing.
+
+        Args:
+            y: The output, in the dtype that it was rounded to.
+            dtype: That of `z`.
+        """
+        if self.inverse is None:
+            raise ValueError("the activation must have an inverse")
+        if math.isfinite(self.infimum):
+            of_dtype = y.dtype.as_numpy_dtype
+            least = np.nextafter(of_dtype(self.infimum), of_dtype(0))
+            y = tf.where(y < least, tf.constant(least, y.dtype), y)
+        return self.inverse(tf.cast(y, dtype))
 
 
 #: Slope of leaky_relu below 0, Keras' default.
@@ -96,6 +112,7 @@ BY_NAME = {
         lambda z: tf.where(z > 0, z, tf.math.expm1(_below(z))),
         _elu_pullback,
         lambda y: tf.where(y > 0, y, tf.math.log1p(_below(y))),
+        infimum=-1.0,
     ),
     "sigmoid": Activation(tf.sigmoid, _sigmoid_pullback),
     "tanh": Activation(tf.tanh, _tanh_pullback),

@@ -333,7 +333,7 @@ class Algorithm1:
         dtype = saved.variance.dtype
         slope = saved.gamma * self._inverse_std(saved.variance)
         if self.from_output:
-            z = self._activation.inverted(tf.cast(values, dtype))
+            z = self._activation.inverted(values, dtype)
             centered = (z - self._expand(saved.beta)) / self._expand(slope)
         else:
             centered = self._centered(values, saved.center)

@@ -123,13 +123,16 @@ def normalized(
     if norm == "per_activation" and len(x.shape) == 2:
         norm = "batch"
     x = linear(norm == "none")(x)
-    if norm in ("batch", "per_activation"):
-        layer = normalization(norm, name=name, activation=activation)
-        assert layer is not None
-        return layer(x)
-    normalize = normalization(norm, name=f"{name}_norm")
+    within = norm in ("batch", "per_activation")
+    normalize = normalization(
+        norm,
+        name=name if within else f"{name}_norm",
+        activation=activation if within else None,
+    )
     if normalize is not None:
         x = normalize(x)
+    if within:
+        return x
     return keras.layers.Activation(activation, name=name)(x)
 
 
