@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -238,7 +239,19 @@ def environment(*, device: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, contents: Any) -> None:
-    """Writes JSON to a temporary name and renames it."""
+    """Writes JSON to a temporary name and renames it; `null` for NaN."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+    text = json.dumps(_finite(contents), indent=2, allow_nan=False)
+    temporary.write_text(text + "\n", "utf-8")
     temporary.replace(path)
+
+
+def _finite(contents: Any) -> Any:
+    """With `None` for numbers that JSON does not have."""
+    if isinstance(contents, dict):
+        return {key: _finite(value) for key, value in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [_finite(value) for value in contents]
+    if isinstance(contents, float) and not math.isfinite(contents):
+        return None
+    return contents

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from analysis import callbacks, event_file, summaries
 from keras_bn import training
 from keras_bn.backend import checkpoints, execution
 from keras_bn.data.arrays import BatchOrder
@@ -229,16 +230,103 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         )
 
 
-def test_a_loss_that_overflows_names_the_checkpoint_that_stays(
+def test_a_loss_that_overflows_leaves_the_checkpoint_before_its_weights(
     tmp_path, tiny_recipe, tiny_dataset
 ):
+    """Those of step 1 are numbers, but their loss is none."""
     recipe = tiny_recipe.replace(
         norm="none", learning_rate=1e38, checkpoint_every=1
     )
+    folder = RunFolder(tmp_path)
+    folder.write_recipe(recipe, device="cpu")
     with pytest.raises(
-        training.TrainingError, match=r"inf after 1 steps.*of step 1 stays"
+        training.TrainingError, match=r"inf after 1 steps.*of step 0 stays"
+    ):
+        run(recipe, tiny_dataset, folder=folder)
+    model, step = training.restore(folder, tiny_dataset)
+    assert step == 0
+    untrained = training.build_model(recipe, input_shape=(16,), classes=3)
+    assert_same(weights(model), weights(untrained))
+
+
+def test_a_bad_batch_leaves_the_checkpoint_of_its_step(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    x = tiny_dataset.x_train.copy()
+    order = BatchOrder(examples=200, batch_size=20, seed=0)
+    x[order.rows(0, 10)[7]] = np.nan
+    with pytest.raises(
+        training.TrainingError, match=r"nan after 7 steps.*of step 7 stays"
+    ):
+        run(
+            tiny_recipe.replace(checkpoint_every=1),
+            dataclasses.replace(tiny_dataset, x_train=x),
+            folder=RunFolder(tmp_path),
+        )
+
+
+def test_a_last_step_that_blows_up_is_no_result(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    recipe = tiny_recipe.replace(norm="none", learning_rate=1e38, steps=1)
+    with pytest.raises(
+        training.TrainingError,
+        match=r"the test loss is (inf|nan) after 1 steps.*of step 0 stays",
     ):
         run(recipe, tiny_dataset, folder=RunFolder(tmp_path))
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_test_loss_that_is_not_finite_on_the_way_is_valid_json(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    class Spoil(Recorder):
+        """The moving averages are bad at the first evaluation only."""
+
+        def on_test_begin(self, logs=None):
+            if self.steps[-1] == 20:
+                variance = self.model.get_layer("hidden1_norm").moving_variance
+                self.kept = variance.numpy()
+                variance.assign(np.full_like(self.kept, np.nan))
+
+        def on_test_end(self, logs=None):
+            if self.steps[-1] == 20:
+                variance = self.model.get_layer("hidden1_norm").moving_variance
+                variance.assign(self.kept)
+
+    _, result = run(
+        tiny_recipe,
+        tiny_dataset,
+        folder=RunFolder(tmp_path),
+        callbacks=[Spoil()],
+    )
+    assert np.isnan(result.evaluations[0]["val_loss"])
+    text = (tmp_path / "result.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["evaluations"][0]["val_loss"] is None
+
+
+def test_a_run_without_an_evaluation_has_a_summary(tiny_recipe, tiny_dataset):
+    _, result = run(tiny_recipe.replace(steps=60), tiny_dataset)
+    assert "60 steps in" in training.summary(result)
+    nothing = dataclasses.replace(result, evaluations=[])
+    assert training.summary(nothing).endswith(": never evaluated")
+
+
+def test_callbacks_learn_the_step_though_float16_leaves_steps_out(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    """The optimizer counts only those whose gradients are finite."""
+    recipe = tiny_recipe.replace(mixed_precision="float16", batch_size=200)
+    folder = RunFolder(tmp_path)
+    model, _ = run(recipe.replace(steps=20), tiny_dataset, folder=folder)
+    assert int(model.optimizer.iterations) < 20
+    watching = callbacks.CurvesCallback(
+        *(summaries.Writer(tmp_path / part) for part in ("train", "validation"))
+    )
+    run(recipe, tiny_dataset, folder=folder, callbacks=[watching])
+    steps = [step for _, step, _ in event_file.scalars(tmp_path / "validation")]
+    assert sorted(set(steps)) == [40, 60]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ class StepCallback(keras.callbacks.Callback):
         del logs
         if not self._started:
             self._started = True
-            self.step = self._steps_made()
+            # The optimizer leaves out steps whose float16 gradients overflow.
+            made = (self.params or {}).get("step")
+            self.step = self._steps_made() if made is None else made
             self.start()
         self._epoch_start = self.step - batch
         self.steps_ahead()

@@ -8,6 +8,7 @@ since the one before it, not the run.
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,28 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are some and none can be read.
         """
+        return self._restore(self._manager.checkpoints)
+
+    def fall_back(self) -> int:
+        """Restores the one before the newest, and makes it the newest again.
+
+        Returns:
+            Its step; that of the newest, not restored, if it is the only one.
+
+        Raises:
+            CheckpointError: If it cannot be read, or not be written again.
+        """
+        *earlier, _ = self._manager.checkpoints
+        if not earlier:
+            return self.newest
+        step = self._restore(earlier)
+        self.save(step)
+        return step
+
+    def _restore(self, paths: Sequence[str]) -> int:
+        """Restores the last one that can be read."""
         reasons = []
-        for path in reversed(self._manager.checkpoints):
+        for path in reversed(paths):
             try:
                 status = self._checkpoint.restore(path)
                 status.assert_existing_objects_matched()

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 Tensor = Any  # tf.Tensor is untyped for mypy.
 #: What a step reports: loss and accuracy.
 METRICS = ("loss", "accuracy")
+#: What `first_bad_layer` calls the inputs.
+BATCH = "the batch itself"
 #: The share of an auxiliary head in the loss (Szegedy et al. 2014).
 AUXILIARY_WEIGHT = 0.3
 
@@ -255,13 +257,26 @@ def make_test_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
     return test_step
 
 
-def first_bad_layer(model: keras.Model, x: Tensor) -> str:
-    """What first is not finite on the way of a batch through a model."""
+def first_bad_layer(
+    model: keras.Model, x: Tensor, *, training: bool = True
+) -> str:
+    """What first is not finite on the way of a batch through a model.
+
+    Args:
+        model: The model.
+        x: The batch.
+        training: Whether the model runs in training mode.
+
+    Returns:
+        `BATCH`, or words that name a layer, or the loss.
+    """
     if not _finite(x):
-        return "the batch itself"
+        return BATCH
     layers = model.layers[1:]
     outputs = keras.Model(model.inputs[0], [layer.output for layer in layers])
-    for layer, output in zip(layers, outputs(x, training=True), strict=True):
+    for layer, output in zip(
+        layers, outputs(x, training=training), strict=True
+    ):
         if not all(map(_finite, layer.weights)):
             return f"the weights of {layer.name}"
         if not _finite(output):

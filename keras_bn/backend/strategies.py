@@ -105,18 +105,19 @@ def from_first(strategy: Strategy, arrays: Sequence[Any]) -> list[Any]:
     ]
 
 
-def make_any(strategy: Strategy) -> Callable[[bool], bool]:
-    """Returns a function that says whether it is true on any process."""
+def make_any(strategy: Strategy) -> Callable[[Sequence[bool]], list[bool]]:
+    """Returns a function that says which flags are true on any process."""
     if not several_processes(strategy):
-        return bool
+        return list
 
     @tf.function
-    def count(flag: Any) -> Any:
-        return strategy.run(lambda: _sum(tf.identity(flag)))
+    def count(flags: Any) -> Any:
+        return strategy.run(lambda: _sum(tf.identity(flags)))
 
-    def anywhere(flag: bool) -> bool:
-        total = count(tf.constant(float(flag)))
-        return bool(strategy.experimental_local_results(total)[0] > 0)
+    def anywhere(flags: Sequence[bool]) -> list[bool]:
+        total = count(tf.constant(flags, tf.float32))
+        local = strategy.experimental_local_results(total)[0]
+        return [bool(flag) for flag in np.asarray(local) > 0]
 
     return anywhere
 

@@ -28,6 +28,9 @@ from keras_bn.training.result import Result
 
 _LOG = logging.getLogger(__name__)
 
+#: Those that end a run with a checkpoint.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class TrainingError(ExpectedError):
     """A run that cannot go on."""
@@ -103,7 +106,7 @@ class Loop:
                     self._save(step)
                 if bar:
                     bar.update(step, list(self._shown().items()))
-                stop = self._anywhere(self._model.stop_training)
+                stop = self._stops(received)
             self._callbacks.on_train_end()
         result = Result(
             steps=step,
@@ -116,6 +119,19 @@ class Loop:
             self._folder.write_result(result)
             self._checkpoints.save(step)
         return result
+
+    def _stops(self, received: list[int]) -> bool:
+        """Whether a process has to stop; adds the signals that any has got."""
+        stop, *got = self._anywhere(
+            [self._model.stop_training, *(n in received for n in _SIGNALS)]
+        )
+        here = set(received)
+        received += [
+            number
+            for number, anywhere in zip(_SIGNALS, got, strict=True)
+            if anywhere and number not in here
+        ]
+        return stop
 
     def _begin(self) -> int:
         """Restores what there is; every process begins at the same state."""
@@ -131,7 +147,9 @@ class Loop:
         ):
             if theirs is not ours:
                 variable.assign(theirs)
-        return int(first[0])
+        step = int(first[0])
+        self._callbacks.set_params({"step": step})
+        return step
 
     def _stretch(self, step: int) -> int:
         """Trains until the next step at which something is due."""
@@ -167,26 +185,34 @@ class Loop:
     def _check_finite(self, step: int, metrics: Any) -> None:
         """Ends the run at the first loss that is not finite."""
         bad = np.flatnonzero(~np.isfinite(metrics[:, 0]))
-        if not bad.size:
-            return
-        before = step + int(bad[0])
+        if bad.size:
+            before = step + int(bad[0])
+            self._fail(f"the loss is {metrics[bad[0], 0]}", before)
+
+    def _fail(self, what: str, step: int, *, training: bool = True) -> None:
         reasons = [
-            f"the loss is {metrics[bad[0], 0]} after {before} steps",
-            *self._trace(before),
+            f"{what} after {step} steps",
+            *self._trace(step, training=training),
             "A smaller learning_rate may keep it finite. Received: "
             f"learning_rate={self._recipe.learning_rate}",
         ]
         raise TrainingError(". ".join(reasons))
 
-    def _trace(self, step: int) -> list[str]:
+    def _trace(self, step: int, *, training: bool) -> list[str]:
         """Goes back to the last checkpoint and up to the bad step again."""
-        if not self._checkpoints:
+        alone = not strategies.several_processes(self._strategy)
+        if not self._checkpoints or not alone:
             return []
         good = self._checkpoints.restore()
         most = self._recipe.steps_per_execution
         for at in range(good, step, most):
             self._steps.train(at, min(most, step - at))
-        layer = execution.first_bad_layer(self._model, self._steps.batch(step))
+        layer = execution.first_bad_layer(
+            self._model, self._steps.batch(step), training=training
+        )
+        if good == step and layer != execution.BATCH:
+            # Its weights were finite when it was written, but lead nowhere.
+            good = self._checkpoints.fall_back()
         return [
             f"The first thing that is not finite: {layer}",
             f"The checkpoint of step {good} stays",
@@ -197,6 +223,10 @@ class Loop:
     ) -> dict[str, float]:
         self._callbacks.on_test_begin()
         test_logs = self._steps.evaluate()
+        if step == self._recipe.steps and not np.isfinite(test_logs["loss"]):
+            # No further step will say so of the last one's weights.
+            what = f"the test loss is {test_logs['loss']}"
+            self._fail(what, step, training=False)
         self._callbacks.on_test_end(test_logs)
         self._state["since"] = [0, 0.0, 0.0]
         logs = {**logs, **{f"val_{k}": v for k, v in test_logs.items()}}
@@ -258,8 +288,7 @@ def _stop_on_signals(model: keras.Model) -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    earlier = {number: signal.getsignal(number) for number in signals}
+    earlier = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def restore() -> None:
         for number, handler in earlier.items():
@@ -270,7 +299,7 @@ def _stop_on_signals(model: keras.Model) -> Iterator[list[int]]:
         model.stop_training = True
         restore()
 
-    for number in signals:
+    for number in _SIGNALS:
         signal.signal(number, stop)
     try:
         yield received

@@ -40,8 +40,11 @@ class Result:
 def summary(result: Result) -> str:
     """The result in one line."""
     final, best = result.final, result.best
+    done = f"{result.steps:,} steps in {result.seconds:.1f} s"
+    if not final:
+        return f"{done}: never evaluated"
     return (
-        f"{result.steps:,} steps in {result.seconds:.1f} s: test accuracy "
+        f"{done}: test accuracy "
         f"{final['val_accuracy']:.4f} at the end, best "
         f"{best['val_accuracy']:.4f} at step {best['step']:,}"
     )

@@ -130,7 +130,8 @@ def run(
         dataset: The data that `recipe.dataset` names.
         folder: Where checkpoints and results go, opened; `None` keeps
             nothing. If it holds a checkpoint, the run goes on from there.
-        callbacks: Keras callbacks; `model.optimizer.iterations` is the step.
+        callbacks: Keras callbacks; `params["step"]` is the step that the run
+            starts from.
         progress: Whether to show a progress bar on standard output.
 
     Returns:

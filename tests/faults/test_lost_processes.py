@@ -153,3 +153,24 @@ def test_a_lost_worker_ends_the_others_and_all_resume(tmp_path, victim):
     steps = [step for tag, step, _ in processes.series(tmp_path)["train"]]
     assert sorted(set(steps)) == [100, 200, 300]
     assert len(steps) == 2 * 3  # loss and accuracy, nothing doubled
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_signal_to_one_worker_ends_all_of_them_alike(tmp_path, victim):
+    """Whoever starts them again must not take one for finished."""
+    flags = ["--steps=100000", "--checkpoint_every=50", "--resume"]
+    workers = processes.start_cluster(tmp_path, *flags)
+    processes.wait_for(processes.checkpoint(tmp_path, 50), workers[0])
+    workers[victim].send_signal(signal.SIGTERM)
+    ended = [processes.end(worker) for worker in workers]
+    assert [code for code, _, _ in ended] == [128 + signal.SIGTERM] * 2
+    assert all("Stopped by SIGTERM after" in out for _, out, _ in ended)
+
+
+def test_a_loss_that_is_not_finite_is_said_by_all_workers(tmp_path):
+    flags = ["--norm=none", "--learning_rate=1e38", "--activation=relu"]
+    workers = processes.start_cluster(tmp_path, *flags)
+    for code, _, errors in map(processes.end, workers):
+        assert code == 1
+        assert "the loss is" in errors
+        assert "another process" not in errors
