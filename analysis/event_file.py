@@ -23,6 +23,8 @@ from tensorboard.util import tensor_util
 
 _LOG = logging.getLogger(__name__)
 _NUMBERS = itertools.count()
+#: How the names of the files end that this module has made.
+_OURS = ".keras_bn"
 
 
 class EventFile:
@@ -37,11 +39,11 @@ class EventFile:
         # Readers take the files in the order of their names, and clocks may
         # have been set back since the last one.
         seconds = int(time.time())
-        for path in event_files(folder)[-1:]:
+        for path in own_files(folder)[-1:]:
             seconds = max(seconds, int(path.name.split(".")[3]) + 1)
         self.path = folder / (
             f"events.out.tfevents.{seconds:010d}."
-            f"{socket.gethostname()}.{os.getpid()}.{number}"
+            f"{socket.gethostname()}.{os.getpid()}.{number}{_OURS}"
         )
         self._waiting = io.BytesIO()
         self._records = RecordWriter(self._waiting)
@@ -106,6 +108,11 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("events.out.tfevents.*"))
 
 
+def own_files(folder: Path) -> list[Path]:
+    """Those that `EventFile` has made; others may write beside it."""
+    return [path for path in event_files(folder) if path.suffix == _OURS]
+
+
 def read_events(path: Path) -> Iterator[event_pb2.Event]:
     """The events of a file, up to where it was cut off if it was."""
     loader = event_file_loader.RawEventFileLoader(str(path))
@@ -139,13 +146,13 @@ def texts(folder: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def drop_events_after(folder: Path, step: int) -> None:
-    """Takes out of a folder's files what happened after `step` steps.
+    """Takes out of `own_files` what happened after `step` steps.
 
     Args:
         folder: The folder.
         step: The last step that stays; -1 removes the files.
     """
-    for path in event_files(folder):
+    for path in own_files(folder):
         events = list(read_events(path))
         kept = [event for event in events if event.step <= step]
         if not kept:

@@ -19,7 +19,6 @@ from absl import flags
 
 from analysis import (
     comparison,
-    event_file,
     gallery,
     page,
     readers,
@@ -153,9 +152,8 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
     if not pictures:
         return
     folder = logdir / "figures"
-    for path in event_file.event_files(folder):
-        path.unlink()  # the page shows the newest drawing only
-    writer = summaries.Writer(folder)
+    # The page shows the newest drawing only.
+    writer = summaries.Writer(folder, overwrite=True)
     writer.open(0)
     for picture in pictures:
         writer.image(picture.name, picture.png, step=0)

@@ -67,10 +67,13 @@ class Writer:
 
     Args:
         folder: The folder; made when the writer is opened.
+        overwrite: Whether a run that begins takes out what an earlier one has
+            left there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder = folder
+        self._overwrite = overwrite
         self._file: event_file.EventFile | None = None
         self._event = event_pb2.Event()
 
@@ -80,14 +83,26 @@ class Writer:
         What a run that was cut off has written past `step` is taken out
         first, so that its curves go on with nothing doubled. At 0 that is all
         of it: a run that begins also writes what belongs to its beginning.
+        Files that something else has written stay as they are.
 
         Raises:
             OSError: If the folder cannot be made or its files not be mended.
+            ValueError: At 0, if there is an earlier run and `overwrite` is
+                not given.
         """
         if self._file is None:
+            if not step and not self._overwrite:
+                self._check_is_new()
             self.folder.mkdir(parents=True, exist_ok=True)
             event_file.drop_events_after(self.folder, step or -1)
             self._file = event_file.EventFile(self.folder)
+
+    def _check_is_new(self) -> None:
+        if event_file.own_files(self.folder):
+            raise ValueError(
+                f"{self.folder} holds the curves of an earlier run. Choose "
+                "another folder, or overwrite=True to delete them"
+            )
 
     def close(self) -> None:
         """Writes everything out and ends; a second call does nothing."""

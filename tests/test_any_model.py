@@ -268,6 +268,27 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path):
     assert growth[1] != pytest.approx(1, abs=1e-4)
 
 
+def test_in_one_folder_with_the_tensorboard_callback(tmp_path):
+    """Whose files are left alone."""
+    board = keras.callbacks.TensorBoard(tmp_path)
+    fit("sequential", callbacks=[board, *watch(tmp_path, "sequential")])
+    tags = {tag for tag, _, _ in event_file.scalars(tmp_path / "train")}
+    assert {"epoch_loss", "loss"} <= tags
+
+
+def test_a_run_that_begins_mixes_with_no_earlier_one(tmp_path):
+    def begin(**options):
+        watched = watch(tmp_path, "sequential", **options)
+        fit("sequential", callbacks=watched)
+        return steps(tmp_path, "percentiles/first/p50")
+
+    first = begin()
+    with pytest.raises(ValueError, match=r"train holds the curves of an earli"):
+        begin()
+    assert steps(tmp_path, "percentiles/first/p50") == first
+    assert begin(overwrite=True) == first
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_default_blocks(tmp_path, kind):
     watched = watch(tmp_path, kind, preset="standard")

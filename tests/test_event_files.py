@@ -88,7 +88,10 @@ def test_a_run_that_goes_on_drops_what_came_after(run):
 
 def test_a_run_that_begins_again_drops_its_beginning_too(run):
     folder = run / "analysis"
-    writer = summaries.Writer(folder)
+    with pytest.raises(ValueError, match="holds the curves of an earlier run"):
+        summaries.Writer(folder).open(0)
+    assert len(list(event_file.scalars(folder))) == 3
+    writer = summaries.Writer(folder, overwrite=True)
     writer.open(0)
     writer.scalar("a/b/c", 7.0, step=0)
     writer.close()

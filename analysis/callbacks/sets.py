@@ -2,6 +2,7 @@
 """Ready-made sets of callbacks."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,8 +102,13 @@ def watch(
     layers: Any = None,
     hyperparameters: Mapping[str, Any] | None = None,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> list[keras.callbacks.Callback]:
     """Callbacks for `fit` of any model: curves, measures, dashboard.
+
+    Where training goes on, by a second `fit` or from a backup, the curves go on
+    too. Where it begins, at a model that has made no step since it was
+    compiled, the folder must be a new one.
 
     Args:
         folder: The run's folder; events go into its `train`, `validation` and
@@ -115,10 +121,12 @@ def watch(
             measure's default.
         hyperparameters: What to compare runs by.
         seed: Of every random choice.
+        overwrite: Delete what an earlier run has left in the folder, if
+            training begins.
 
     Raises:
         ValueError: For a preset that there is not and a probe without
-            examples.
+            examples; before the first step, for the folder of an earlier run.
     """
     chosen = find_preset(preset)
     return _callbacks(
@@ -133,6 +141,7 @@ def watch(
         layers=layers,
         hyperparameters=hyperparameters or {},
         seed=seed,
+        overwrite=overwrite,
     )
 
 
@@ -209,6 +218,7 @@ def for_run(
         schedule=schedule,
         hyperparameters=hyperparameters,
         seed=seed,
+        overwrite=True,  # Whoever opened the run's folder has asked.
     )
 
 
@@ -219,9 +229,11 @@ def _callbacks(
     schedule: Schedule,
     hyperparameters: Mapping[str, Any],
     seed: int,
+    overwrite: bool,
     layers: Any = None,
 ) -> list[keras.callbacks.Callback]:
-    writer = summaries.Writer(folder / "analysis")
+    make = functools.partial(summaries.Writer, overwrite=overwrite)
+    writer = make(folder / "analysis")
     chosen = [
         MEASURES[name](
             writer, schedule=schedule, probe=probe, layers=layers, seed=seed
@@ -229,14 +241,11 @@ def _callbacks(
         for name, probe in measures.items()
     ]
     return [
-        CurvesCallback(
-            summaries.Writer(folder / "train"),
-            summaries.Writer(folder / "validation"),
-        ),
+        CurvesCallback(make(folder / "train"), make(folder / "validation")),
         *chosen,
         DashboardCallback(
             writer,
-            run_writer=summaries.Writer(folder),
+            run_writer=make(folder),
             measures=chosen,
             hyperparameters=hyperparameters,
             run_name=folder.name,
