@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import operations
-from keras_bn import BatchNormalization
+from keras_bn import BatchNormalization, ops
 from tests import layers
 
 
@@ -128,15 +128,22 @@ def test_where_there_is_no_such_kernel_plain_expressions_are_run(case):
     assert layers.relative_error(got, plain) < tolerance
 
 
-def kinds_of(shape):
-    layer = layers.built(BatchNormalization(), shape)
-    run = tf.function(lambda x: layer(x, training=False))
+def kinds_of(shape, *, training=False, **options):
+    layer = layers.built(BatchNormalization(**options), shape)
+    run = tf.function(lambda x: layer(x, training=training))
     graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
     return {operation.type for operation in graph.get_operations()}
 
 
 @pytest.mark.parametrize(
-    "shape", [(8, 64, 64, 3), (None, 48, 32, 1), (31, 32, 32, 32)]
+    "shape",
+    [
+        (8, 64, 64, 3),
+        (None, 48, 32, 1),
+        (31, 32, 32, 32),
+        (None, 64, 64, 64),
+        (None, None, None, 8),
+    ],
 )
 def test_images_of_a_middle_size_go_through_the_kernel(shape):
     assert "FusedBatchNormV3" in kinds_of(shape)
@@ -154,6 +161,30 @@ def test_images_of_a_middle_size_go_through_the_kernel(shape):
 )
 def test_others_do_not_without_a_convolution(shape):
     assert "FusedBatchNormV3" not in kinds_of(shape)
+
+
+def test_other_ranks_with_the_same_axes_do_not():
+    kinds = kinds_of((8, 16, 16, 8, 8), axis=(3, 4))
+    assert "FusedBatchNormV3" not in kinds
+    x = tf.ones((64, 64, 64))
+    run = tf.function(lambda x: ops.apply_statistics(x, 1, 1, axes=(0, 1, 2)))
+    assert run(x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "training", "compiled"),
+    [
+        ((128, 1024), True, True),
+        ((None, 1024), True, True),
+        ((None, None, 1024), True, False),
+        ((256, 1024), False, True),
+        ((None, 8192), False, False),
+    ],
+)
+def test_xla_compiles_where_few_shapes_come(shape, training, compiled):
+    """As it takes half a second for each."""
+    kinds = kinds_of(shape, training=training)
+    assert any("PartitionedCall" in kind for kind in kinds) == compiled
 
 
 @pytest.mark.parametrize("mode", layers.MODES)

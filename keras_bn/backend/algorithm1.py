@@ -24,8 +24,7 @@ Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1. For one feature with the
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -82,20 +81,10 @@ class Algorithm1:
         an argument, as XLA would turn a division by a constant into a product
         and compute that anew for each value.
         """
-        if self.compiled and mask is None:
-            return reductions.by_number(
-                x,
-                self.axes,
-                few=lambda: self._moments_of_few(x, size),
-                many=lambda: self._compiled_moments(x, size, None),
-                at_most=reductions.unfolded(self.axes),
-            )
-        if self.compiled:
-            return self._compiled_moments(x, size, mask)
-        sizes = [x.shape[axis] for axis in self.axes]
-        if mask is None and None not in sizes and 0 < math.prod(sizes) <= _FEW:
+        few = reductions.unfolded(self.axes) if self.compiled else _FEW
+        if mask is None and reductions.are_few(x, self.axes, at_most=few):
             return self._moments_of_few(x, size)
-        return self._moments(x, size, mask)
+        return self._moments_of_many(x, size, mask)
 
     def _moments_of_few(self, x: Tensor, size: Tensor) -> Moments:
         """In the fewest operations, which is what counts for small tensors.
@@ -111,21 +100,8 @@ class Algorithm1:
         square = tf.square(self._centered(x, center))
         return center, tf.reduce_mean(square, self.axes), size
 
-    def _moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
-        dtype = statistics_dtype(x)
-        count = size
-        if mask is not None:
-            count = tf.reduce_sum(tf.cast(mask, dtype), self.axes)
-        m = tf.maximum(count, 1.0)
-        wide = _where(mask, tf.cast(x, tf.float64))
-        total = tf.reduce_sum(wide, self.axes)
-        center = (total / tf.cast(m, tf.float64),)
-        square = tf.square(_where(mask, self._centered(x, center)))
-        variance = tf.reduce_sum(square, self.axes) / m
-        return center, tf.cast(variance, dtype), count
-
-    def _compiled_moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
-        """One pass in the precision of `x`, exact where |mean| is large.
+    def _moments_of_many(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
+        """In the precision of `x`, exact where |mean| is large.
 
         A float32 sum is off by its rounding, which grows with |mean| times the
         number of values. So something close to the mean, `shift`, is taken off
@@ -139,13 +115,12 @@ class Algorithm1:
             count = size
             shift = reductions.mean_of_sample(x, self.axes, dtype)
         else:
-            shift, count = reductions.folded(
+            shift, count = self._sums(
                 lambda x, mask: (
                     _where(mask, tf.cast(x, dtype)),
                     tf.cast(mask, dtype),
                 ),
                 [x, mask],
-                self.axes,
             )
             shift /= tf.maximum(count, 1.0)
         shift = xla.rounded(shift)
@@ -155,14 +130,24 @@ class Algorithm1:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             return shifted, tf.square(shifted)
 
-        tensors = [x] if mask is None else [x, mask]
-        total, square = reductions.folded(powers, tensors, self.axes)
+        total, square = self._sums(powers, [x] if mask is None else [x, mask])
         m = tf.maximum(count, 1.0)
         rest = total / m
         variance = square / m - tf.square(rest)
         # Not tf.maximum, which may turn NaN into 0 under XLA.
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
+
+    def _sums(
+        self,
+        function: Callable[..., tuple[Tensor, Tensor]],
+        tensors: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Sums per feature of the two tensors that a function gives."""
+        if self.compiled:
+            return reductions.folded(function, tensors, self.axes)
+        first, second = function(*tensors)
+        return tf.reduce_sum(first, self.axes), tf.reduce_sum(second, self.axes)
 
     def normalize(
         self,
@@ -252,13 +237,7 @@ class Algorithm1:
             dz, centered = self._recovered(dy, saved, values)
             return dz, dz * centered
 
-        tensors = [dy, saved.values]
-        if self.compiled:
-            dbeta, total = reductions.folded(terms, tensors, self.axes)
-        else:
-            dbeta, total = (
-                tf.reduce_sum(term, self.axes) for term in terms(*tensors)
-            )
+        dbeta, total = self._sums(terms, [dy, saved.values])
         return self._inverse_std(saved.variance) * total, dbeta
 
     def input_gradient(
@@ -341,10 +320,10 @@ class Algorithm1:
         return self._activation.pullback(tf.cast(dy, dtype), z), centered
 
     def _centered(self, x: Tensor, center: Center) -> Tensor:
-        centered = tf.cast(x, center[0].dtype)
+        centered = tf.cast(x, statistics_dtype(x))
         for part in center:
             centered -= self._expand(part)
-        return tf.cast(centered, statistics_dtype(x))
+        return centered
 
     def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         """`slope x + shift` per feature; a graph runs equal ones once."""
@@ -352,13 +331,6 @@ class Algorithm1:
         if not self.compiled and self.axes == tuple(range(len(x.shape) - 1)):
             return tf.nn.bias_add(product, shift)  # The fastest with a row.
         return product + self._expand(shift)
-
-    def as_center(self, mean: Tensor, dtype: Any) -> Center:
-        """A float64 mean in the form that `_centered` takes."""
-        if not self.compiled:
-            return (mean,)
-        shift = tf.cast(mean, dtype)
-        return shift, tf.cast(mean - tf.cast(shift, mean.dtype), dtype)
 
     def _inverse_std(self, variance: Tensor) -> Tensor:
         # tf.constant, as a cast would send epsilon through float32.
@@ -377,6 +349,12 @@ class Algorithm1:
 def statistics_dtype(x: Tensor) -> Any:
     """float64 for float64, float32 for everything narrower."""
     return tf.float64 if x.dtype == tf.float64 else tf.float32
+
+
+def as_center(mean: Tensor, dtype: Any) -> Center:
+    """A float64 mean as a center of that dtype."""
+    shift = tf.cast(mean, dtype)
+    return shift, tf.cast(mean - tf.cast(shift, mean.dtype), dtype)
 
 
 def rounded_mean(center: Center, dtype: Any) -> Tensor:

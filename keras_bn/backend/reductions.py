@@ -30,31 +30,14 @@ FEW = _SLICES**2
 _UNFOLDED, _SLICES_OF_FEW = 128, 4
 
 
-def by_number(
-    x: Tensor,
-    axes: Sequence[int],
-    *,
-    few: Callable[[], Any],
-    many: Callable[[], Any],
-    at_most: int,
-) -> Any:
-    """One of two computations, by the number of values of a feature.
+def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
+    """Whether a feature has 1 to `at_most` values, as far as is known.
 
-    Within what XLA compiles all sizes are known at last, so that only one of
-    the two is compiled.
-
-    Args:
-        x: Has these values.
-        axes: The axes that they lie along.
-        few: For 1 to `at_most` values.
-        many: For more, and for none.
-        at_most: Values that count as few.
+    Not decided when the graph runs, though XLA then knows: it cannot compile
+    the gradient of a branch whose two sides keep different tensors for it.
     """
     sizes = [x.shape[axis] for axis in axes]
-    if None not in sizes:
-        return few() if 0 < math.prod(sizes) <= at_most else many()
-    number = tf.reduce_prod(tf.gather(tf.shape(x), axes))
-    return tf.cond((number > 0) & (number <= at_most), few, many)
+    return None not in sizes and 0 < math.prod(sizes) <= at_most
 
 
 def folded(
@@ -73,27 +56,15 @@ def folded(
     Returns:
         Both sums, without the axes.
     """
-
-    def plain() -> Pair:
+    x = tensors[0]
+    if are_few(x, axes, at_most=unfolded(axes)):
         first, second = function(*tensors)
         return tf.reduce_sum(first, axes), tf.reduce_sum(second, axes)
-
-    def once() -> Pair:
+    if are_few(x, axes, at_most=FEW):
         both = _packed(function)
         total, tail = _fold(both, tensors, 0, slices=_SLICES_OF_FEW)
         return _unpacked(tf.reduce_sum(total, 0) + tf.reduce_sum(tail, 0))
-
-    def twice() -> Pair:
-        return _folded_twice(function, tensors, axes)
-
-    def some() -> Pair:
-        if unfolded(axes) == FEW:
-            return twice()
-        return by_number(tensors[0], axes, few=once, many=twice, at_most=FEW)
-
-    return by_number(
-        tensors[0], axes, few=plain, many=some, at_most=unfolded(axes)
-    )
+    return _folded_twice(function, tensors, axes)
 
 
 def unfolded(axes: tuple[int, ...]) -> int:

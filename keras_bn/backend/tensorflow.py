@@ -23,6 +23,7 @@ from keras_bn.backend.algorithm1 import (
     Algorithm1,
     Moments,
     Saved,
+    as_center,
     expand,
     rounded_mean,
     statistics_dtype,
@@ -192,7 +193,7 @@ def _with_gradient(
     def normalize(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
         if synchronized:
             of_one: Moments = run.moments(x, size, mask)
-            center, variance, count = _merged(algorithm, of_one, dtype)
+            center, variance, count = _merged(of_one, dtype)
             y = run.normalize(x, center, variance, gamma, beta)
         else:
             y, center, variance, count = run.forward(x, size, gamma, beta, mask)
@@ -220,7 +221,7 @@ def _with_gradient(
     return normalize(x, gamma, beta)
 
 
-def _merged(algorithm: Algorithm1, of_one: Moments, dtype: Any) -> Moments:
+def _merged(of_one: Moments, dtype: Any) -> Moments:
     """Moments of all replicas from those of each (Chan et al. 1983).
 
     In float64, as means of replicas are subtracted from each other.
@@ -234,7 +235,7 @@ def _merged(algorithm: Algorithm1, of_one: Moments, dtype: Any) -> Moments:
     square = tf.cast(variance, tf.float64) + tf.square(mean - all_mean)
     (all_squares,) = _over_replicas(count * square)
     return (
-        algorithm.as_center(all_mean, dtype),
+        as_center(all_mean, dtype),
         tf.cast(all_squares / m, dtype),
         tf.cast(all_count, dtype),
     )
@@ -408,7 +409,14 @@ def without_compiling() -> Iterator[None]:
 def _worth_compiling(
     x: Tensor, axes: Sequence[int], *, sums: bool = True
 ) -> bool:
-    if not _COMPILING.get():
+    """Whether XLA is to compile what is done to `x`.
+
+    It does so for every shape anew, in half a second and more. Of batches there
+    are few sizes in training; other sizes that are unknown may take any value,
+    as may that of a batch where a server runs the model.
+    """
+    few_shapes = None not in (x.shape[1:] if sums else x.shape)
+    if not _COMPILING.get() or not (few_shapes or xla.compiles()):
         return False
     of_feature = _size(x, axes)
     times = 1
@@ -425,11 +433,15 @@ def _worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
     It is as exact but under XLA. After a convolution it costs next to nothing:
     TensorFlow's graph optimizer makes one kernel of both, and of a ReLU.
     """
-    images = x.dtype == tf.float32 and tuple(axes) == (0, 1, 2)
-    if not images or not tf.is_symbolic_tensor(x) or xla.compiles():
+    images = len(x.shape) == 4 and tuple(axes) == (0, 1, 2)
+    if not images or x.dtype != tf.float32:
+        return False
+    if not tf.is_symbolic_tensor(x) or xla.compiles():
         return False
     if x.op.type == "Conv2D":
         return bool(x.op.get_attr("data_format") == b"NHWC")
+    if None in x.shape:  # Then XLA is no choice.
+        return _values(x) >= _WORTH_ONE_KERNEL.start
     return _values(x) in _WORTH_ONE_KERNEL
 
 
