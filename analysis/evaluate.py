@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from keras_bn import data, training
 from keras_bn.command_line import Command
+from keras_bn.data.views import CROPS
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder, write_json
 
 FLAGS = flags.FLAGS
-CROPS = (1, 10, 144)
 
 
 def probabilities(
@@ -88,7 +88,7 @@ def evaluate(
     Args:
         runs: Folders of runs on one data set.
         data_dir: As of `train.py`.
-        crops: Views of each image, one of `CROPS`.
+        crops: Views of each image, one of `views.CROPS`.
         progress: Whether to count images on standard error.
 
     Returns:
