@@ -17,7 +17,6 @@ environment, and as pictures.
 import math
 import os
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import numpy as np
 from absl import flags
 
 from analysis import inspection, probes
@@ -36,6 +34,7 @@ from analysis.readings import Readings
 from keras_bn import data as datasets
 from keras_bn import run_folder
 from keras_bn.command_line import Command
+from keras_bn.data import files
 from keras_bn.errors import ExpectedError
 
 FLAGS = flags.FLAGS
@@ -165,12 +164,7 @@ def write(folder: Path, readings: Readings, **about: Any) -> None:
 
 def _probe_of_arrays(path: Path, model: keras.Model) -> probes.Probe:
     """The probe of an `.npz` file."""
-    try:
-        with path.open("rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            arrays = {name: file[name] for name in file}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise datasets.DataError(f"{path} cannot be read: {error}") from error
+    arrays = files.arrays(path)
     names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
     inputs = (
         {name: arrays[name] for name in names}

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+import os
+import zipfile
 
 import numpy as np
 import pytest
 
 from keras_bn import data
 from keras_bn.data.arrays import ArrayDataset, BatchOrder, DataError
+from tests import archives
+
+#: Twenty test images of MNIST's form, and their labels 0 to 9.
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+LABELS = np.arange(20) % 10
 
 
 def write_mnist(folder, **changes):
@@ -81,24 +88,72 @@ def test_pickled_objects_are_refused(tmp_path):
     ("changes", "message"),
     [
         ({"y_test": None}, "must hold x_train, y_train, x_test, y_test"),
-        (
-            {"x_test": np.zeros((20, 32, 32))},
-            r"Received: x_test \(20, 32, 32\)",
-        ),
-        ({"y_test": np.zeros(19)}, r"y_test \(19,\)"),
-        (
-            {"y_test": np.full(20, 10)},
-            "labels 0 to 9. Received: y_test with 10",
-        ),
-        (
-            {"x_test": np.zeros((0, 28, 28)), "y_test": np.zeros(0)},
-            "Received: 0 examples",
-        ),
+        ({"x_test": IMAGES[:, :9]}, r"Received: x_test \(20, 9, 28\)"),
+        ({"x_test": IMAGES / 255}, r"uint8.*\(20, 28, 28\), float64"),
+        ({"x_test": IMAGES > 127}, r"uint8.*Received: .*, bool"),
+        ({"x_test": IMAGES * 1j}, r"uint8.*Received: .*, complex128"),
+        ({"x_test": IMAGES.astype("U3")}, r"uint8.*Received: .*, <U3"),
+        ({"y_test": LABELS[:19]}, r"y_test \(19,\)"),
+        ({"y_test": LABELS + np.nan}, r"integers. Received: .*, float64"),
+        ({"y_test": LABELS > 4}, r"integers. Received: .*, bool"),
+        ({"y_test": LABELS.astype("U1")}, r"integers. Received: .*, <U1"),
+        ({"y_test": LABELS + 1}, "0 to 9. Received: y_test with 10"),
+        ({"y_test": LABELS - 1}, "0 to 9. Received: y_test with -1"),
+        ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "Received: 0 examples"),
     ],
 )
 def test_wrong_contents_are_named(tmp_path, changes, message):
     write_mnist(tmp_path, **changes)
     with pytest.raises(DataError, match=message):
+        data.load("mnist", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (archives.ENCRYPTED, "is encrypted"),
+        (archives.FROM_THE_FUTURE, "zip file version 9.9"),
+        (archives.OF_UNKNOWN_COMPRESSION, "compression method"),
+    ],
+)
+def test_archives_that_cannot_be_read_are_named(tmp_path, changes, message):
+    write_mnist(tmp_path)
+    archives.spoil(tmp_path / "mnist.npz", changes)
+    with pytest.raises(
+        DataError, match=rf"mnist.npz cannot be read.*{message}"
+    ):
+        data.load("mnist", data_dir=tmp_path)
+
+
+def test_an_array_that_says_it_is_huge_is_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {"descr": "|u1", "fortran_order": False, "shape": (2**50, 28, 28)},
+    )
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
+        archive.writestr("x_train.npy", header.getvalue() + bytes(9))
+    with pytest.raises(DataError, match=r"mnist.npz cannot be read"):
+        data.load("mnist", data_dir=tmp_path)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    write_mnist(tmp_path, x_test=None)
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "a") as archive:
+        archive.writestr("x_test.npy", "no array")
+    with pytest.raises(DataError, match=r"Received: x_test \(\)"):
+        data.load("mnist", data_dir=tmp_path)
+
+
+def test_the_file_itself_may_be_named(tmp_path):
+    write_mnist(tmp_path)
+    mnist = data.load("mnist", data_dir=tmp_path / "mnist.npz")
+    assert mnist.test_examples == 20
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mnist.npz")
+    with pytest.raises(DataError, match=r"mnist.npz must be a file"):
         data.load("mnist", data_dir=tmp_path)
 
 
@@ -152,6 +207,11 @@ def test_the_order_depends_on_seed_and_step_alone(start, count):
     np.testing.assert_array_equal(part, whole[start : start + count])
     other = BatchOrder(examples=23, batch_size=5, seed=2).rows(start, count)
     assert not np.array_equal(other, part)
+
+
+def test_an_unknown_shuffle_is_refused():
+    with pytest.raises(ValueError, match=r"all, within, shards.*shuffle=Al$"):
+        BatchOrder(examples=23, batch_size=4, seed=0, shuffle="Al")
 
 
 def test_a_batch_larger_than_the_data_is_refused():

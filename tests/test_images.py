@@ -428,6 +428,11 @@ def test_others_are_decoded_at_each_use(tmp_path, monkeypatch, sizes, largest):
         batches(dataset, 2)
 
 
+def test_an_unknown_distortion_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"^distortion must be.*ortion=Weak$"):
+        tiny.train(batch_size=4, seed=0, distortion="Weak")
+
+
 def test_a_batch_larger_than_the_data_is_refused(tiny):
     with pytest.raises(ValueError, match=r"<= 18.*batch_size=19"):
         tiny.train(batch_size=19, seed=0)

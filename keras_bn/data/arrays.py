@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_bn.arguments import one_of
 from keras_bn.errors import ExpectedError
 
 
@@ -163,7 +164,8 @@ class BatchOrder:
             shards of `SHARD_SIZE`.
 
     Raises:
-        ValueError: If one batch is larger than the data set.
+        ValueError: If one batch is larger than the data set, or `shuffle` is
+            none of these.
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class BatchOrder:
         self.steps_per_epoch = examples // batch_size
         self._examples = examples
         self._seed = seed
-        self._shuffle = shuffle
+        self._shuffle = one_of("shuffle", shuffle, SHUFFLES)
         self._shards = _shards(examples, shard_sizes)
         self._epoch = -1
         self._permutation = np.empty(0, np.int32)

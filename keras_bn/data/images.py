@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from keras_bn.arguments import one_of
 from keras_bn.data import augment, resident, views
 from keras_bn.data.arrays import BatchOrder, share
 from keras_bn.data.records import Images
@@ -121,7 +122,12 @@ class ImageDataset:
         Returns:
             Images `[N, image_size, image_size, 3]`, float32 in [-1, 1], and
             labels `[N]`, int32.
+
+        Raises:
+            ValueError: For a distortion or an order that is none of these, or
+                a batch larger than the data set.
         """
+        one_of("distortion", distortion, augment.DISTORTIONS)
         order = BatchOrder(
             examples=self.train_examples,
             batch_size=batch_size,

@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """MNIST, 28x28: from a file, else by Keras' download."""
 
-import zipfile
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_bn.data import files
 from keras_bn.data.arrays import ArrayDataset, DataError, binary_rows
 
 FILE = "mnist.npz"
+NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(data_dir: str | Path | None = None) -> ArrayDataset:
     """Loads MNIST as rows of 784 binary pixels.
 
     Args:
-        data_dir: Folder with `mnist.npz` in Keras' layout: `x_train`,
-            `y_train`, `x_test`, `y_test`, uint8. `None`: `keras.datasets`
-            reads its cache or downloads.
+        data_dir: `mnist.npz` in Keras' layout, or the folder that holds it:
+            `x_train` and `x_test`, `[N, 28, 28]`, uint8; `y_train` and
+            `y_test`, `[N]`, integers 0 to 9. `None`: `keras.datasets` reads
+            its cache or downloads.
 
     Raises:
         DataError: If the file is missing, damaged or holds something else,
             or the download fails.
     """
-    arrays = _download() if data_dir is None else _read(Path(data_dir) / FILE)
+    if data_dir is None:
+        arrays = _download()
+    else:
+        path = Path(data_dir)
+        arrays = _read(path if path.is_file() else path / FILE)
     return ArrayDataset(
         name="mnist",
         x_train=binary_rows(arrays["x_train"], white=255),
@@ -36,48 +42,41 @@ def load(data_dir: str | Path | None = None) -> ArrayDataset:
     )
 
 
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
-    names = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):
-            arrays = {name: archive[name] for name in names}
-    except FileNotFoundError:
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.exists():
         raise DataError(
-            f"{path} does not exist. --data_dir must name the folder that "
-            f"holds {FILE}; without it, Keras downloads it"
-        ) from None
-    except KeyError as error:
+            f"{path} does not exist. --data_dir must name {FILE} or the "
+            "folder that holds it; without it, Keras downloads it"
+        )
+    arrays = files.arrays(path)
+    if not arrays.keys() >= set(NAMES):
         raise DataError(
-            f"{path} must hold {', '.join(names)}. {error.args[0]}"
-        ) from None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as e:
-        raise DataError(f"{path} cannot be read, it is damaged: {e}") from None
+            f"{path} must hold {', '.join(NAMES)}. Received: "
+            f"{', '.join(arrays) or 'nothing'}"
+        )
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:
+        if (
+            x.shape[1:] != (28, 28)
+            or x.dtype != np.uint8
+            or y.shape != x.shape[:1]
+            or y.dtype.kind not in "iu"
+        ):
             raise DataError(
-                f"{path} must hold images [N, 28, 28] and labels [N]. "
-                f"Received: x_{part} {x.shape}, y_{part} {y.shape}"
+                f"{path} must hold images [N, 28, 28], uint8, and labels [N], "
+                f"integers. Received: x_{part} {x.shape}, {x.dtype}, "
+                f"y_{part} {y.shape}, {y.dtype}"
             )
-        if y.max(initial=0) > 9:
+        wrong = y[(y < 0) | (y > 9)]
+        if len(wrong):
             raise DataError(
                 f"{path} must hold labels 0 to 9. Received: y_{part} with "
-                f"{y.max()}"
+                f"{wrong[0]}"
             )
     return arrays
 
 
-def _download() -> dict[str, NDArray[np.generic]]:
+def _download() -> dict[str, NDArray[Any]]:
     import keras
 
     try:
