@@ -16,7 +16,9 @@ from keras import layers
 import analysis
 import keras_bn
 from analysis import event_file, inspect, inspection, schedules
+from analysis.callbacks import base
 from keras_bn.command_line import Command
+from tests import archives
 from tests.commands import call
 
 RNG = np.random.default_rng(0)
@@ -124,6 +126,23 @@ def test_what_is_not_finite_is_said_and_the_rest_measured():
     assert "percentiles/hidden/p50" not in readings.numbers
 
 
+@pytest.mark.parametrize(
+    ("probe", "tag", "reason"),
+    [
+        ((X.astype("U4"), Y), "percentiles/all", "Cast string to float is not"),
+        ((X, Y + 50), "gradients/network", "a label value of 52 which is out"),
+        ((X, Y.astype("U1")), "gradients/network", "Cast string to float is"),
+    ],
+)
+def test_of_what_tensorflow_says_the_reason_is_kept(probe, tag, reason):
+    readings = inspection.inspect_model(network(), probe=probe)
+    said = readings.remarks[f"missing/{tag}"]
+    assert reason in said
+    assert len(said) <= base.LONGEST
+    assert "Graph execution" not in said
+    assert "node" not in said
+
+
 def test_tables_have_a_row_per_layer_and_a_dash_for_what_is_missing():
     lines = inspection.tables(
         {"m/a/p15": 1.0, "m/a/p50": 2.5, "m/b/p15": 1e9, "n/a/batch/s1": 3.0}
@@ -172,6 +191,10 @@ def test_a_file_is_printed_and_written(saved, capsys):
         ("model.keras", {"data": "empty.npz"}, 2, "at least one example"),
         ("model.keras", {"data": "other.npz"}, 1, "Received: z"),
         ("model.keras", {"data": "damaged.npz"}, 1, "damaged.npz cannot be"),
+        ("model.keras", {"data": "blank.npz"}, 1, "blank.npz cannot be read"),
+        ("model.keras", {"data": "locked.npz"}, 1, "locked.npz cannot be"),
+        ("model.keras", {"data": "changed.npz"}, 1, "changed.npz cannot be"),
+        ("model.keras", {"data": "single.npz"}, 1, "it is no .npz archive"),
         ("model.keras", {"data": "no.npz"}, 1, "no.npz cannot be read"),
         ("model.keras", {"data": "no"}, 1, "no does not exist"),
         ("no.keras", {}, 1, "no.keras: File not found"),
@@ -186,6 +209,15 @@ def test_wrong_usage_and_bad_files_are_one_line(
     np.savez("empty.npz", x=X[:0])
     np.savez("other.npz", z=X)
     Path("damaged.npz").write_bytes(b"PK\x03\x04 truncated")
+    Path("blank.npz").touch()
+    np.savez("locked.npz", x=X)
+    archives.spoil(Path("locked.npz"), archives.ENCRYPTED)
+    np.savez_compressed("changed.npz", x=X)
+    contents = bytearray(Path("changed.npz").read_bytes())
+    contents[200:400] = b"\xff" * 200
+    Path("changed.npz").write_bytes(contents)
+    np.save("single.npy", X)
+    Path("single.npy").rename("single.npz")
     options = {"data": "data.npz", **options}
     inspecting = functools.partial(inspect.inspect_file, model, **options)
     assert call(Command("inspect", inspecting)) == code

@@ -9,6 +9,7 @@ before the first step, what goes wrong later is noted and training goes on.
 
 import logging
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ from analysis.readings import Sink
 from analysis.schedules import Schedule
 
 _LOG = logging.getLogger(__name__)
+
+#: Most letters of a reason: TensorFlow lists every label of a batch.
+LONGEST = 300
 
 #: A tag and its value; an array becomes a histogram.
 Reading = tuple[str, Any]
@@ -265,11 +269,16 @@ def check_finite(*arrays: ArrayLike) -> None:
 
 
 def _plain(error: Exception) -> str:
-    """What is wrong, in a line, without what Keras puts around it."""
+    """What is wrong, in a line, without what Keras or TensorFlow adds."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
     paragraphs = text.split("\n\n")
-    wrapped = text.startswith("Exception encountered") and paragraphs[1:]
-    return " ".join((wrapped or paragraphs)[0].split())
+    if text.startswith("Graph execution error"):
+        why = paragraphs[-1].partition("[[{{node")[0]
+    elif text.startswith("Exception encountered") and paragraphs[1:]:
+        why = paragraphs[1]
+    else:
+        why = paragraphs[0]
+    return textwrap.shorten(why, LONGEST, placeholder=" ...")
 
 
 def _shapes(inputs: Any) -> str:
