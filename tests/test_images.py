@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import shutil
 import struct
 import zipfile
@@ -18,7 +19,7 @@ from keras_bn.data import (
     views,
 )
 from keras_bn.data.arrays import DataError
-from tests import pictures
+from tests import archives, pictures
 
 
 @pytest.fixture(params=["folder", "stored", "deflated"])
@@ -57,6 +58,14 @@ def assert_same(left, right):
         np.testing.assert_array_equal(y, other_y)
 
 
+def damaged_tables():
+    """A JPEG with header and end, whose Huffman table is no table."""
+    whole = bytearray(pictures.jpeg())
+    table = whole.index(b"\xff\xc4")
+    whole[table + 5 : table + 21] = b"\xff" * 16
+    return bytes(whole)
+
+
 def test_every_form_gives_the_same_images(written):
     contents = pictures.members()
     dataset = data.load(
@@ -82,6 +91,8 @@ def test_every_form_gives_the_same_images(written):
         (["train/cat/a.jpg", "validation/cat/b.jpg"], ["cat"], 1, 1),
         (["set/train/cat/images/a.JPEG", "set/val/cat/b.JPEG"], ["cat"], 1, 1),
         (["train/train/a.jpg", "train/car/a.jpg"], ["car", "train"], 2, 0),
+        (["set/train/n1_a.jpg", "set/val/n1_b.jpg"], ["n1"], 1, 1),
+        (["a/train/cat/a.jpg", "b/val/cat/b.jpg"], ["cat"], 1, 1),
         (["set/dog/a.jpg", "set/cat/b.png"], ["cat", "dog"], 2, 0),
         (["n02_dog.JPEG", "n01_cat.JPEG"], ["n01", "n02"], 2, 0),
         (["a/x.jpg", "a/.x.jpg", "__MACOSX/a/x.jpg", "n.txt"], ["a"], 1, 0),
@@ -105,19 +116,100 @@ def test_a_class_without_training_images_is_refused(tmp_path):
         records.read_tree(folder)
 
 
+@pytest.mark.parametrize("encoded", [b"", damaged_tables()])
+def test_a_class_without_whole_training_images_is_refused(tmp_path, encoded):
+    contents = pictures.members()
+    for name in contents:
+        if name.startswith("train/cat/"):
+            contents[name] = encoded
+    folder = pictures.write_folder(tmp_path / "set", contents)
+    with pytest.raises(DataError, match=r"/set: every class.*any: cat$"):
+        data.load("image_folder", data_dir=folder, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ("train/0.png", "boat/0.png"),
+        ("train/old/0.png", "boat/0.png"),
+        ("boat/train/a_0.png", "car/train/a_0.png"),
+        ("train/cat/0.png", "logo_0.png"),
+    ],
+)
+def test_a_part_is_not_guessed(tmp_path, inside, outside):
+    contents = dict.fromkeys([inside, outside], pictures.png())
+    folder = pictures.write_folder(tmp_path / "set", contents)
+    received = f"Received: {inside}, {outside}$"
+    with pytest.raises(DataError, match=rf"/set: .*train/<class>.*{received}"):
+        records.read_tree(folder)
+
+
+def test_a_class_is_not_guessed(tmp_path):
+    folder = pictures.write_folder(
+        tmp_path / "set", {"train/1.png": pictures.png()}
+    )
+    with pytest.raises(DataError, match=r"<class>_<rest>.*train/1.png"):
+        records.read_tree(folder)
+
+
+def test_links_to_folders_and_images_are_followed(tmp_path):
+    elsewhere = pictures.write_folder(tmp_path / "there", pictures.members())
+    folder = tmp_path / "set"
+    (folder / "train" / "cat").mkdir(parents=True)
+    for i in range(3):
+        image = f"train/cat/{i}.jpg"
+        (folder / image).symlink_to(elsewhere / image)
+    for name in ("train/dog", "val"):
+        (folder / name).symlink_to(elsewhere / name)
+    tree = records.read_tree(folder)
+    assert tree.classes == ("cat", "dog")
+    assert np.bincount(tree.train.labels).tolist() == [3, 6]
+    assert np.bincount(tree.test.labels).tolist() == [2, 2]
+    assert tree.train.records[-1].name == "train/dog/5.jpg"
+
+
+@pytest.mark.parametrize("to", [".", "..", "../.."])
+def test_links_that_lead_round_in_a_circle_are_refused(tmp_path, to):
+    folder = pictures.write_folder(tmp_path / "set", pictures.members())
+    (folder / "train" / "round").symlink_to(to)
+    with pytest.raises(DataError, match=r"train/round.*must not lie in itself"):
+        records.read_tree(folder)
+
+
+def test_links_that_lead_nowhere_are_refused_unless_hidden(tmp_path):
+    folder = pictures.write_folder(tmp_path / "set", pictures.members())
+    (folder / "train" / ".lock").symlink_to("nobody")
+    assert records.read_tree(folder).classes == ("cat", "dog")
+    (folder / "train" / "bird").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"train/bird is a link.*nowhere"):
+        records.read_tree(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    folder = pictures.write_folder(tmp_path / "set", pictures.members())
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"train/dog.*Permission denied"):
+        records.read_tree(folder)
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"pipe must be a file"):
+        records.read_tree(tmp_path / "pipe")
+
+
 def test_a_test_part_that_is_absent_is_said(tmp_path, caplog):
     path = pictures.write_folder(tmp_path, {"train/cat/a.jpg": pictures.jpeg()})
     dataset = data.load("image_folder", data_dir=path, image_size=8)
     assert dataset.test_examples == 1
     assert "accuracy is measured on the training images" in caplog.text
-
-
-def damaged_tables():
-    """A JPEG with header and end, whose Huffman table is no table."""
-    whole = bytearray(pictures.jpeg())
-    table = whole.index(b"\xff\xc4")
-    whole[table + 5 : table + 21] = b"\xff" * 16
-    return bytes(whole)
 
 
 def without_tail(whole):
@@ -165,7 +257,7 @@ def test_only_damaged_images_are_no_data_set(tmp_path):
         folder = pictures.write_folder(
             tmp_path / kind, {"train/cat/a.jpg": bytes_}
         )
-        with pytest.raises(DataError, match=r"no (whole|training) image"):
+        with pytest.raises(DataError, match=r"without any: cat"):
             data.load("image_folder", data_dir=folder, image_size=8)
 
 
@@ -262,6 +354,24 @@ def test_archives_that_are_no_plain_images_are_refused(tmp_path, entry, reason):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(entry, pictures.jpeg())
     with pytest.raises(DataError, match=rf"evil.zip is refused.*{reason}"):
+        records.read_tree(path)
+
+
+def test_an_archive_of_a_later_version_is_named(tmp_path):
+    path = pictures.write_zip(tmp_path / "set.zip", pictures.members())
+    archives.spoil(path, archives.FROM_THE_FUTURE)
+    with pytest.raises(DataError, match=r"set.zip cannot be.*version 9.9"):
+        records.read_tree(path)
+
+
+def test_an_archive_with_a_name_that_is_no_text_is_named(tmp_path):
+    path = pictures.write_zip(
+        tmp_path / "set.zip", {"train/k\u00e4fer/a.jpg": pictures.jpeg()}
+    )
+    name = "k\u00e4fer".encode()
+    spoiled = path.read_bytes().replace(name, b"k\xff\xfefer")
+    path.write_bytes(spoiled)
+    with pytest.raises(DataError, match=r"set.zip cannot be read.*utf-8"):
         records.read_tree(path)
 
 

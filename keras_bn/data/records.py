@@ -19,16 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_bn.data import files, layout
 from keras_bn.data.arrays import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 #: Most bytes of one image, and most pixels: beyond, it is no photograph but
 #: an attempt on our memory.
 LARGEST_FILE = 2**26
 MOST_PIXELS = 2**28
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-#: Names of the folder of the training part and of those of the test part.
-TRAIN, TEST = "train", ("val", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +97,30 @@ class Tree:
     """What a folder or an archive of images holds.
 
     Attributes:
+        path: Where that is.
         classes: Names of the classes; their order gives the labels.
         train: Images of the training part.
         test: Images of the test part; empty if there is none.
         skipped: Files that are no images after all: name to reason.
+
+    Raises:
+        DataError: If a class has no training images.
     """
 
+    path: Path
     classes: tuple[str, ...]
     train: Images
     test: Images
     skipped: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        taught = set(self.train.labels.tolist())
+        untaught = [c for i, c in enumerate(self.classes) if i not in taught]
+        if untaught:
+            raise DataError(
+                f"{self.path}: every class must have training images that are "
+                f"whole. Received, without any: {', '.join(untaught[:5])}"
+            )
 
 
 def read_tree(path: str | Path) -> Tree:
@@ -117,46 +129,35 @@ def read_tree(path: str | Path) -> Tree:
     Either holds `train/<class>/<image>` and `val/<class>/<image>` (or
     `validation`, `test`); or, without a test part, `<class>/<image>`; or files
     `<class>_<rest>`, as ImageNet names them. Below a class' folder there may be
-    others.
+    others. Links to folders and to images are followed.
 
     Raises:
-        DataError: If there are no images, a class has none to train on, the
-            archive is damaged, or a member of it is not what an archive of
-            images holds.
+        DataError: If there are no images, a class has no whole one to train
+            on, part and class of an image are not clear, links lead round in a
+            circle or nowhere, the archive is damaged, or a member of it is not
+            what an archive of images holds.
     """
     path = Path(path)
-    if path.is_dir():
-        records = list(_in_folder(path))
-    elif path.exists():
-        records = list(_in_archive(path))
-    else:
+    if not path.exists():
         raise DataError(f"{path} does not exist")
-    found = [(*_part_and_class(r.name), r) for r in records if _is_image(r)]
+    listed = _in_folder(path) if path.is_dir() else _in_archive(path)
+    found = [record for record in listed if layout.is_image(record.name)]
     if not found:
         raise DataError(
-            f"{path} holds no images ({', '.join(SUFFIXES)}) as "
+            f"{path} holds no images ({', '.join(layout.SUFFIXES)}) as "
             "train/<class>/<image>, <class>/<image> or <class>_<rest>"
         )
-    classes = tuple(sorted({name for _, name, _ in found}))
-    untaught = sorted(
-        set(classes) - {name for part, name, _ in found if part == TRAIN}
-    )
-    if untaught:
-        raise DataError(
-            f"{path}: every class of the test part must have training images. "
-            f"Received, without any: {', '.join(untaught[:5])}"
-        )
+    places = layout.parts_and_classes(path, [record.name for record in found])
+    classes = tuple(sorted({name for _, name in places}))
     labels = {name: label for label, name in enumerate(classes)}
     skipped: dict[str, str] = {}
     parts: dict[str, list[tuple[Record, int]]] = {"train": [], "test": []}
-    for part, name, record in found:
+    for (part, name), record in zip(places, found, strict=True):
         complaint = damage(record)
         if complaint:
             skipped[record.name] = complaint
         else:
             parts[part].append((record, labels[name]))
-    if not parts["train"]:
-        raise DataError(f"{path} holds no whole image in its training part")
     train, test = (
         Images(
             [record for record, _ in chosen],
@@ -164,7 +165,7 @@ def read_tree(path: str | Path) -> Tree:
         )
         for chosen in parts.values()
     )
-    return Tree(classes, train, test, skipped)
+    return Tree(path, classes, train, test, skipped)
 
 
 def damage(record: Record) -> str:
@@ -223,25 +224,43 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _in_folder(path: Path) -> Iterator[Record]:
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        for file in sorted(files):
-            whole = Path(folder) / file
+    for name, folders, names in os.walk(
+        path, onerror=_refuse, followlinks=True
+    ):
+        folder = Path(name)
+        _check_no_circle(path, folder)
+        folders[:] = _shown(folders)
+        for whole in map(folder.joinpath, _shown(names)):
             if whole.is_file():
                 name = whole.relative_to(path).as_posix()
                 yield Record(name, str(whole), 0, whole.stat().st_size)
+            elif whole.is_symlink() and not whole.exists():
+                raise DataError(f"{whole} is a link that leads nowhere")
+
+
+def _shown(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not layout.is_hidden(name))
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _check_no_circle(path: Path, folder: Path) -> None:
+    """Links may lead from a folder in `path` back to one that it lies in."""
+    for above in folder.parents:
+        if above.is_relative_to(path) and above.samefile(folder):
+            raise DataError(
+                f"{folder} must not lie in itself. Received: a link that "
+                f"leads back to {above}"
+            )
 
 
 def _in_archive(path: Path) -> Iterator[Record]:
-    try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                if not member.is_dir():
-                    yield _member(path, file.fileno(), member)
-    except (OSError, zipfile.BadZipFile, struct.error) as error:
-        raise DataError(
-            f"{path} cannot be read, it is damaged: {error}"
-        ) from None
+    with files.opened(path) as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                yield _member(path, file.fileno(), member)
 
 
 def _member(path: Path, descriptor: int, member: zipfile.ZipInfo) -> Record:
@@ -275,22 +294,6 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     raise DataError(f"{path} is refused: member {member.filename!r} {reason}")
 
 
-def _is_image(record: Record) -> bool:
-    name = PurePosixPath(record.name)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-    return name.suffix.lower() in SUFFIXES and not hidden
-
-
-def _part_and_class(name: str) -> tuple[str, str]:
-    *folders, file = PurePosixPath(name).parts
-    for depth, folder in enumerate(folders):
-        if folder in (TRAIN, *TEST):
-            part = TRAIN if folder == TRAIN else "test"
-            below = folders[depth + 1 :]
-            return part, below[0] if below else file.split("_")[0]
-    return TRAIN, folders[-1] if folders else file.split("_")[0]
-
-
 def in_shards(paths: Iterable[Path]) -> list[list[Record]]:
     """The records of TFRecord files, file by file.
 
@@ -304,8 +307,8 @@ def in_shards(paths: Iterable[Path]) -> list[list[Record]]:
 
 
 def _in_shard(path: Path) -> Iterator[Record]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with files.opened(path) as file:
+        size = path.stat().st_size
         position = 0
         while position < size:
             header = os.pread(file.fileno(), 12, position)
