@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import re
 import subprocess
 import sys
@@ -200,6 +201,51 @@ def test_a_shard_of_another_length_is_named(source, tmp_path):
         convert(source, tmp_path / "out")
 
 
+def test_a_shard_that_lost_its_images_is_named_when_read(source, tmp_path):
+    convert(source, tmp_path / "out")
+    shard = tmp_path / "out" / "train-00001-of-00003"
+    shard.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"train-00001.*must hold 4 images. Received: 0"
+    ):
+        data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
+
+
+def test_a_conversion_without_counts_is_read_and_goes_on(source, tmp_path):
+    target = tmp_path / "out"
+    convert(source, target)
+    path = target / "conversion.json"
+    counted = path.read_text("utf-8")
+    about = json.loads(counted)
+    assert about.pop("images_in") == {
+        "train-00000-of-00003": 4,
+        "train-00001-of-00003": 4,
+        "train-00002-of-00003": 4,
+        "validation-00000-of-00001": 4,
+    }
+    path.write_text(json.dumps(about), "utf-8")
+    dataset = data.load("tfrecords", data_dir=target, image_size=8)
+    assert dataset.train_examples == 12
+    convert(source, target)
+    assert path.read_text("utf-8") == counted
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "conversion.json"])
+def test_what_should_be_text_and_is_not_is_named(source, tmp_path, name):
+    convert(source, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=rf"{name} cannot be read"):
+        data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
+
+
+@pytest.mark.parametrize("contents", ["[]", '{"images_in": 3}', "{"])
+def test_a_conversion_of_something_else_is_named(source, tmp_path, contents):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "conversion.json").write_text(contents)
+    with pytest.raises(DataError, match=r"conversion.json (is not|cannot be)"):
+        convert(source, tmp_path / "out")
+
+
 def test_damaged_images_are_left_out_also_of_what_goes_on(tmp_path, caplog):
     contents = pictures.members()
     contents["train/dog/bad.jpg"] = damaged_tables()
@@ -223,8 +269,9 @@ def damage_shard(path, place):
 def test_a_changed_byte_is_found(source, tmp_path, place):
     convert(source, tmp_path / "out")
     damage_shard(tmp_path / "out" / "train-00001-of-00003", place)
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="damaged") as raised:
         data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
+    assert "function_node" not in str(raised.value)
     with pytest.raises(DataError, match=r"train-00001.*damaged"):
         convert(source, tmp_path / "out")
 
@@ -249,7 +296,7 @@ def write_records(path, labels, **others):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for label in labels:
             features = {
-                "image/encoded": pictures.jpeg(abs(label)),
+                "image/encoded": pictures.jpeg(label % 99),
                 "image/class/label": label,
                 **others,
             }
@@ -297,10 +344,26 @@ def test_labels_without_a_class_are_refused(tmp_path, labels, names):
         data.load("tfrecords", data_dir=tmp_path, image_size=8)
 
 
+@pytest.mark.parametrize("largest", [3, 5_000_000, 2**32 + 1, 2**63 - 1])
+def test_more_classes_than_images_need_names(tmp_path, largest):
+    write_records(tmp_path / "train-00000-of-00001", [0, 1, largest])
+    with pytest.raises(DataError, match=rf"classes.txt.*labels 0 to {largest}"):
+        data.load("tfrecords", data_dir=tmp_path, image_size=8)
+    (tmp_path / "classes.txt").write_text("name\n" * 4)
+    if largest > 4:
+        with pytest.raises(DataError, match=rf"labels 0 to {largest}"):
+            data.load("tfrecords", data_dir=tmp_path, image_size=8)
+    else:
+        dataset = data.load("tfrecords", data_dir=tmp_path, image_size=8)
+        assert dataset.classes == 4
+
+
 @pytest.mark.parametrize("field", ["image/encoded", "image/class/label"])
 def test_records_of_something_else_are_named(tmp_path, field):
     write_records(tmp_path / "train-00000-of-00001", [0], **{field: None})
-    with pytest.raises(DataError, match=rf"does not hold.*{field}"):
+    with pytest.raises(
+        DataError, match=rf"class/label: Name: .*Feature: {field}.*not be found"
+    ):
         data.load("tfrecords", data_dir=tmp_path, image_size=8)
 
 

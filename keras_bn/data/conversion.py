@@ -7,11 +7,12 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bn.data import records, verification
+from keras_bn.data import files, records, verification
 from keras_bn.data.arrays import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 CLASSES = "classes.txt"
 #: What the shards of a folder were made of, so that only the same goes on.
 ORIGIN = "conversion.json"
+#: What it calls the numbers of images, by shard.
+COUNTS = "images_in"
 
 
 def write(
@@ -60,26 +63,58 @@ def write(
         )
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, tree, shards=shards, first_label=first_label, seed=seed)
+    validation_shards = min(max(1, shards // 8), len(tree.test))
+    dealt = {
+        "train": _dealt("train", len(tree.train), shards, seed),
+        "validation": _dealt(
+            "validation", len(tree.test), validation_shards, seed
+        ),
+    }
+    options = {"shards": shards, "first_label": first_label, "seed": seed}
+    sizes = {
+        name: len(rows)
+        for named in dealt.values()
+        for name, rows in named.items()
+    }
+    _claim(folder, tree, {**options, COUNTS: sizes})
     for name, reason in tree.skipped.items():
         _LOG.warning("left out: %s (%s)", name, reason)
     counts = {"train": 0, "validation": 0}
-    for part, images, number in (
-        ("train", tree.train, shards),
-        ("validation", tree.test, min(max(1, shards // 8), len(tree.test))),
-    ):
-        order = np.random.default_rng(seed).permutation(len(images))
-        for index, rows in enumerate(np.array_split(order, number or 1)):
-            path = folder / f"{part}-{index:05d}-of-{number:05d}"
-            if len(rows):
-                examples = _examples(
-                    images, rows.tolist(), tree.classes, first_label
-                )
-                counts[part] += _write_shard(path, examples, len(rows))
-            if progress and number:
-                _show(part, index + 1, number, counts[part])
+    for part, images in (("train", tree.train), ("validation", tree.test)):
+        for done, (name, rows) in enumerate(dealt[part].items(), 1):
+            examples = _examples(images, rows, tree.classes, first_label)
+            counts[part] += _write_shard(folder / name, examples, len(rows))
+            if progress:
+                _show(part, done, len(dealt[part]), counts[part])
     _replace(folder / CLASSES, "".join(f"{c}\n" for c in tree.classes))
     return {**counts, "skipped": len(tree.skipped)}
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What the shards of a folder were made of; empty if nothing says so.
+
+    Raises:
+        DataError: If what says so cannot be read.
+    """
+    path = folder / ORIGIN
+    if not path.exists():
+        return {}
+    with files.opened(path) as file:
+        found = json.load(file)
+    if not (
+        isinstance(found, dict) and isinstance(found.get(COUNTS, {}), dict)
+    ):
+        raise DataError(f"{path} is not what a conversion writes")
+    return found
+
+
+def expect(path: Path, count: int, *, found: int) -> None:
+    """Raises `DataError` if a shard does not hold what it must."""
+    if found != count:
+        raise DataError(
+            f"{path} must hold {count} images. Received: {found}. Delete it "
+            "and convert again"
+        )
 
 
 def check(path: Path) -> int:
@@ -97,21 +132,32 @@ def check(path: Path) -> int:
         ) from None
 
 
-def _claim(folder: Path, tree: records.Tree, **options: int) -> None:
+def _dealt(
+    part: str, images: int, shards: int, seed: int
+) -> dict[str, list[int]]:
+    """The numbers of the images of each shard, by its name."""
+    order = np.random.default_rng(seed).permutation(images)
+    return {
+        f"{part}-{index:05d}-of-{shards:05d}": rows.tolist()
+        for index, rows in enumerate(np.array_split(order, shards or 1))
+        if len(rows)
+    }
+
+
+def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
     """Refuses to mix the shards of two conversions in a folder."""
     digest = hashlib.sha256()
     for images in (tree.train, tree.test):
         for record in images.records:
             digest.update(f"{record.name}\0{record.size}\n".encode())
-    origin = json.dumps({"images": digest.hexdigest(), **options}, indent=2)
-    path = folder / ORIGIN
-    if not path.exists():
-        _replace(path, origin + "\n")
-    elif path.read_text("utf-8") != origin + "\n":
+    ours = {"images": digest.hexdigest(), **options}
+    # A conversion that was begun before shards were counted goes on.
+    if {**ours, **origin(folder)} != ours:
         raise DataError(
             f"{folder} holds a conversion of other images or with other "
             f"options ({ORIGIN}). Name another folder, or delete this one"
         )
+    _replace(folder / ORIGIN, json.dumps(ours, indent=2) + "\n")
 
 
 def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
@@ -121,20 +167,11 @@ def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for example in examples:
                 writer.write(example)
-        _expect(temporary, count)
+        expect(temporary, count, found=check(temporary))
         temporary.replace(path)
-        return count
-    _expect(path, count)
+    else:
+        expect(path, count, found=check(path))
     return count
-
-
-def _expect(path: Path, count: int) -> None:
-    found = check(path)
-    if found != count:
-        raise DataError(
-            f"{path} must hold {count} images. Received: {found}. Delete it "
-            "and convert again"
-        )
 
 
 def _examples(

@@ -11,19 +11,19 @@ on. The field names are those of the common ImageNet shards; labels count from
 """
 
 import collections
-import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_bn.data import conversion, records, verification
+from keras_bn.data import conversion, files, records, verification
 from keras_bn.data.arrays import DataError
-from keras_bn.data.conversion import CLASSES, ORIGIN
+from keras_bn.data.conversion import CLASSES, COUNTS
 from keras_bn.data.images import ImageDataset
 from keras_bn.data.records import Images
 from keras_bn.data.resident import ENCODED
@@ -55,20 +55,25 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
     parts = {part: _shards(folder, part) for part in ("train", "test")}
     if not parts["train"]:
         raise DataError(f"{folder} holds no shards named train-00000-of-...")
-    listed = {part: _images(p) for part, p in parts.items()}
-    if not len(listed["train"]):
+    origin = conversion.origin(folder)
+    listed = {part: _records(p, origin) for part, p in parts.items()}
+    labels = {part: _labels(p) for part, p in parts.items()}
+    if not listed["train"]:
         raise DataError(f"{folder}: the training shards hold no records")
-    classes, first = _classes(
-        folder, np.concatenate([images.labels for images in listed.values()])
-    )
+    classes, first = _classes(folder, np.concatenate([*labels.values()]))
+    found: dict[str, Images] = {}
     skipped: dict[str, str] = {}
-    for part, images in listed.items():
-        if not (folder / ORIGIN).exists():  # Nobody has decoded them yet.
+    for part in parts:
+        images = Images(
+            listed[part],
+            (labels[part] - first).astype(np.int32),
+            in_examples=True,
+        )
+        if not origin:  # Nobody has decoded them yet.
             images, damaged = verification.whole(images)
             skipped |= damaged
-        labels = images.labels - np.int32(first)
-        listed[part] = dataclasses.replace(images, labels=labels)
-    train, test = listed.values()
+        found[part] = images
+    train, test = found.values()
     if not len(train):
         raise DataError(f"{folder}: no training image decodes")
     if not len(test):
@@ -110,9 +115,19 @@ def _shards(folder: Path, part: str) -> list[Path]:
     return [found[key] for key in wanted]
 
 
-def _images(paths: Sequence[Path]) -> Images:
-    """The images in shards and their labels as written, all checksums read."""
-    listed = [record for shard in records.in_shards(paths) for record in shard]
+def _records(
+    paths: Sequence[Path], origin: Mapping[str, Any]
+) -> list[records.Record]:
+    """The records of shards, as many as their conversion wrote."""
+    shards = records.in_shards(paths)
+    for path, shard in zip(paths, shards, strict=True):
+        count = origin.get(COUNTS, {}).get(path.name, len(shard))
+        conversion.expect(path, count, found=len(shard))
+    return [record for shard in shards for record in shard]
+
+
+def _labels(paths: Sequence[Path]) -> NDArray[np.int64]:
+    """The labels in shards as written, `[N]`, all checksums read."""
     examples = tf.data.TFRecordDataset([str(path) for path in paths])
     labels_of = examples.batch(256).map(
         lambda batch: tf.io.parse_example(batch, FEATURES)["image/class/label"]
@@ -124,19 +139,19 @@ def _images(paths: Sequence[Path]) -> Images:
             f"{paths[0].parent}: a shard is damaged, or a record does not hold "
             f"image/encoded and image/class/label: {verification.reason(error)}"
         ) from None
-    labels = np.concatenate(found).astype(np.int32)
-    return Images(listed, labels, in_examples=True)
+    return np.concatenate(found)
 
 
-def _classes(folder: Path, labels: NDArray[np.int32]) -> tuple[int, int]:
+def _classes(folder: Path, labels: NDArray[np.int64]) -> tuple[int, int]:
     """The number of classes, and the label of the first.
 
-    Without names, the smallest label is the first class'.
+    Without names, the smallest label is the first class', and there are no
+    more classes than images.
     """
     smallest, largest = int(labels.min()), int(labels.max())
     path = folder / CLASSES
     if path.exists():
-        classes = len(path.read_text("utf-8").splitlines())
+        classes = len(files.text(path).splitlines())
         first = 1 if largest == classes else 0
     else:
         classes, first = largest - smallest + 1, smallest
@@ -144,6 +159,12 @@ def _classes(folder: Path, labels: NDArray[np.int32]) -> tuple[int, int]:
         raise DataError(
             f"{folder}: labels must count from 0 or from 1, one for each of "
             f"{classes} classes. Received: labels {smallest} to {largest}"
+        )
+    if classes > len(labels) and not path.exists():
+        raise DataError(
+            f"{folder} must hold {CLASSES}, a name a line, where there are "
+            f"fewer images than classes. Received: {len(labels)} images, "
+            f"labels {smallest} to {largest}"
         )
     return classes, first
 

@@ -7,6 +7,7 @@ errors for a fraction of the time.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ from keras_bn.data.records import Images, Tree
 
 #: Images read and decoded at a time.
 CHUNK = 64
+#: What a message says of the program rather than of the data.
+_OF_TENSORFLOW = re.compile(
+    r"\{\{function_node .*?\}\}"
+    r"|Error in user-defined function .*? iterator: \S+"
+    r"|(\[\[\{\{node|\[Op:).*",
+    re.DOTALL,
+)
 
 
 def verified(tree: Tree) -> Tree:
@@ -67,8 +75,8 @@ def complaint(image: Any) -> str:
 
 
 def reason(error: tf.errors.OpError) -> str:
-    """What TensorFlow says, in one line of bounded length."""
-    return str(error.message).splitlines()[0][:200]
+    """What TensorFlow says of the data, in one line of bounded length."""
+    return " ".join(_OF_TENSORFLOW.sub("", str(error.message)).split())[:200]
 
 
 def _encoded(images: Images, row: int) -> Any:
