@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from keras_bn.backend import tensorflow as tensorflow_backend
+from keras_bn.backend import compiling
 from keras_bn.data import ArrayDataset
 
 settings.register_profile(
@@ -26,9 +26,9 @@ settings.load_profile("ci")
 def as_large(monkeypatch):
     """Runs small batches as large ones are run: compiled by XLA."""
     monkeypatch.setattr(
-        tensorflow_backend,
-        "_worth_compiling",
-        lambda *_, **__: tensorflow_backend._COMPILING.get(),
+        compiling,
+        "worth_compiling",
+        lambda *_, **__: compiling._COMPILING.get(),
     )
 
 

@@ -6,9 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import BatchNormalization, ops
-from keras_bn.backend import reductions
-from keras_bn.backend import tensorflow as backend
-from keras_bn.backend.tensorflow import without_compiling
+from keras_bn.backend import compiling, reductions
 from tests import layers
 from tests.reference import batch_norm as reference
 
@@ -80,7 +78,7 @@ def test_a_mask_leaves_values_out(layout):
     )
     options = {"axes": axes, "epsilon": 1e-3, "mask": mask}
     large = call(x, gamma, beta, dy, **options)
-    with without_compiling():
+    with compiling.without_compiling():
         small = call(x, gamma, beta, dy, **options)
     for got, want in zip(large, small, strict=True):
         assert layers.relative_error(got, want) < 1e-11
@@ -231,7 +229,7 @@ def test_what_a_batch_of_unknown_size_left_behind_is_differentiated():
         return tape.gradient(loss, x)
 
     expected = gradient(x)
-    backend._run.cache_clear()
+    compiling.run.cache_clear()
     of_unknown_batch(gradient)(x)
     np.testing.assert_allclose(gradient(x), expected, rtol=1e-12)
 
@@ -290,8 +288,8 @@ def test_within_control_flow_jacobian_and_vectorized_map():
 
 
 def test_layers_of_one_shape_share_what_is_compiled():
-    backend._run.cache_clear()
+    compiling.run.cache_clear()
     x = tf.constant(layers.features((20, 4), dtype="float32"))
     for _ in range(3):
         layers.built(BatchNormalization(), (None, 4))(x, training=True)
-    assert backend._run.cache_info().currsize == 1
+    assert compiling.run.cache_info().currsize == 1

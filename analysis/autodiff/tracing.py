@@ -6,14 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bn.backend import tensorflow as backend
+from keras_bn.backend import compiling
 
 
 def briefly(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function without what is only worth its while if it runs often."""
 
     def quick(*arguments: Any) -> Any:
-        with backend.without_compiling():
+        with compiling.without_compiling():
             return function(*arguments)
 
     return quick

@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from keras_bn.backend import replicas
+
 Tensor = Any  # tf.Tensor is untyped for mypy.
 #: What a step reports: loss and accuracy.
 METRICS = ("loss", "accuracy")
@@ -236,7 +238,7 @@ def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
             loss = tf.reduce_sum(losses) + size * penalty
             scaled = model.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, weights)
-        sums = _sum_over_replicas(tf.stack([loss, correct, size]))
+        sums = replicas.total(tf.stack([loss, correct, size]))
         gradients = [g / tf.cast(sums[2], g.dtype) for g in gradients]
         model.optimizer.apply(gradients, weights)
         return sums[:2] / sums[2]
@@ -252,7 +254,7 @@ def make_test_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
         size = tf.cast(tf.shape(y)[0], losses.dtype)
         penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
         loss = tf.reduce_sum(losses) + size * penalty
-        return _sum_over_replicas(tf.stack([loss, correct, size]))
+        return replicas.total(tf.stack([loss, correct, size]))
 
     return test_step
 
@@ -305,13 +307,6 @@ def _cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
     return keras.losses.sparse_categorical_crossentropy(
         y, logits, from_logits=True
     )
-
-
-def _sum_over_replicas(sums: Tensor) -> Tensor:
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return sums
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
 
 def _means(sums: Iterator[Tensor]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_bn.backend.replicas import total
+
 Strategy = Any  # tf.distribute.Strategy is untyped for mypy.
 
 #: What collectives raise when another process of the run is gone.
@@ -93,7 +95,7 @@ def from_first(strategy: Strategy, arrays: Sequence[Any]) -> list[Any]:
         context = tf.distribute.get_replica_context()
         first = context.replica_id_in_sync_group == 0
         return [
-            _sum(tf.where(first, tensor, tf.zeros_like(tensor)))
+            total(tf.where(first, tensor, tf.zeros_like(tensor)))
             for tensor in map(_reducible, arrays)
         ]
 
@@ -112,19 +114,14 @@ def make_any(strategy: Strategy) -> Callable[[Sequence[bool]], list[bool]]:
 
     @tf.function
     def count(flags: Any) -> Any:
-        return strategy.run(lambda: _sum(tf.identity(flags)))
+        return strategy.run(lambda: total(tf.identity(flags)))
 
     def anywhere(flags: Sequence[bool]) -> list[bool]:
-        total = count(tf.constant(flags, tf.float32))
-        local = strategy.experimental_local_results(total)[0]
+        counted = count(tf.constant(flags, tf.float32))
+        local = strategy.experimental_local_results(counted)[0]
         return [bool(flag) for flag in np.asarray(local) > 0]
 
     return anywhere
-
-
-def _sum(tensor: Any) -> Any:
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def _reducible(array: Any) -> Any:

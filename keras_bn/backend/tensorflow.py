@@ -2,23 +2,18 @@
 """Batch normalization in TensorFlow, with a backward pass written by hand.
 
 The equations stand in `algorithm1`. Here they become a function with a
-gradient of its own: this module holds every use of `tf.custom_gradient`. It
-decides what XLA compiles, and talks to the other replicas.
+gradient of its own: this module holds every use of `tf.custom_gradient`. Who
+runs them is decided in `compiling`.
 """
 
-import contextlib
-import contextvars
 import dataclasses
-import functools
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from keras_bn.backend import reductions, xla
+from keras_bn.backend import compiling, replicas
 from keras_bn.backend.algorithm1 import (
     Algorithm1,
     Moments,
@@ -31,17 +26,6 @@ from keras_bn.backend.algorithm1 import (
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
-#: Values from which a tensor is worth an expression compiled by XLA, whose
-#: start costs as much as a dozen kernels. So many times as many are needed
-#: where a feature has few values, whose sums the kernels are fast for; and
-#: where there are no sums. An unknown size counts as 64.
-_WORTH_COMPILING = 2**15
-_TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
-#: Values of images that TensorFlow's own kernel normalizes the fastest, where
-#: statistics are given. Of fewer its start takes too long; of more, XLA is as
-#: fast, and joins an activation of any kind.
-_WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
-_COMPILING = contextvars.ContextVar("compiling", default=True)
 #: Least |gamma| from which x_hat can be told from the output.
 _LEAST_GAMMA = 1e-3
 
@@ -76,101 +60,16 @@ def batch_norm(
         epsilon=epsilon,
         activation=activation,
         from_output=keeps == "output",
-        compiled=_worth_compiling(x, axes),
+        compiled=compiling.worth_compiling(x, axes),
     )
-    synchronized = synchronized and _several_replicas()
+    synchronized = synchronized and replicas.are_several()
     y, mean, variance, count = _with_gradient(
         algorithm, *(x, gamma, beta, mask), synchronized=synchronized
     )
-    size = _size(x, axes)
+    size = compiling.size(x, axes)
     if isinstance(size, int) and mask is None and not synchronized:
         count = size
     return y, mean, variance, count
-
-
-class _Run(NamedTuple):
-    """The expressions of an algorithm, as they are to be called."""
-
-    moments: Callable[..., Any]
-    normalize: Callable[..., Any]
-    forward: Callable[..., Any]
-    parameter_gradients: Callable[..., Any]
-    input_gradient: Callable[..., Any]
-    backward: Callable[..., Any]
-    input_gradient_of_constants: Callable[..., Any]
-
-
-@functools.cache
-def _run(algorithm: Algorithm1) -> _Run:
-    """Kept, so that layers of one shape share what XLA compiled."""
-    run = _compiled if algorithm.compiled else getattr
-    return _Run(*[run(algorithm, name) for name in _Run._fields])
-
-
-def _compiled(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
-    """An expression compiled by XLA, one with sums over few axes.
-
-    Its first argument has the shape of the input.
-    """
-    if name == "normalize":
-        # Has no sums; and LiteRT folds it into a convolution only as it is.
-        return tf.function(
-            algorithm.normalize, autograph=False, jit_compile=True
-        )
-
-    @tf.function(autograph=False, jit_compile=True)
-    def run(*arguments: Any) -> Any:
-        shapes = _Shapes(arguments[0], algorithm.axes)
-        grouped = dataclasses.replace(algorithm, axes=shapes.grouped_axes)
-        expression = getattr(grouped, name)
-        results = expression(*tf.nest.map_structure(shapes.group, arguments))
-        return tf.nest.map_structure(shapes.ungroup, results)
-
-    return run
-
-
-class _Shapes:
-    """Makes one axis of neighbouring axes of one kind, and takes it back.
-
-    Args:
-        x: A tensor of the shape of the input.
-        axes: Its axes that the statistics are taken over.
-    """
-
-    def __init__(self, x: Tensor, axes: Sequence[int]) -> None:
-        groups = [
-            (summed, list(run))
-            for summed, run in itertools.groupby(
-                range(len(x.shape)), lambda axis: axis in axes
-            )
-        ]
-        features = [a for a in range(len(x.shape)) if a not in axes]
-        self.grouped_axes = tuple(
-            i for i, (summed, _) in enumerate(groups) if summed
-        )
-        grouped = [_size(x, run) for _, run in groups]
-        grouped_features = [_size(x, run) for s, run in groups if not s]
-        self._grouped = {
-            len(x.shape): grouped,
-            len(features): grouped_features,
-        }
-        self._original = {
-            len(grouped): [_size(x, [a]) for a in range(len(x.shape))],
-            len(grouped_features): [_size(x, [a]) for a in features],
-        }
-
-    def group(self, tensor: Any) -> Any:
-        """To as few axes as will do; scalars and `None` as they are."""
-        return self._reshaped(tensor, self._grouped)
-
-    def ungroup(self, tensor: Any) -> Any:
-        """The inverse."""
-        return self._reshaped(tensor, self._original)
-
-    def _reshaped(self, tensor: Any, shapes: dict[int, Any]) -> Any:
-        if tensor is None or not tensor.shape.rank:
-            return tensor
-        return tf.reshape(tensor, shapes[len(tensor.shape)])
 
 
 def _with_gradient(
@@ -183,9 +82,9 @@ def _with_gradient(
     synchronized: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, mean, biased variance and count, with the gradient by hand."""
-    run = _run(algorithm)
+    run = compiling.run(algorithm)
     dtype = statistics_dtype(x)
-    size = tf.cast(_size(x, algorithm.axes), dtype)
+    size = tf.cast(compiling.size(x, algorithm.axes), dtype)
 
     # Plain tensors in (never variables), options by closure: graph mode would
     # turn keyword options into float32 tensors.
@@ -213,7 +112,7 @@ def _with_gradient(
                     dy, kept, _unless_zero(dmean), _unless_zero(dvariance)
                 )
             dgamma, dbeta = run.parameter_gradients(dy, kept)
-            of_all = _over_replicas(dgamma, dbeta, dmean, dvariance)
+            of_all = replicas.totals(dgamma, dbeta, dmean, dvariance)
             return run.input_gradient(dy, kept, *of_all), dgamma, dbeta
 
         return (y, rounded_mean(center, dtype), variance, count), gradient
@@ -229,29 +128,16 @@ def _merged(of_one: Moments, dtype: Any) -> Moments:
     center, variance, count = of_one
     mean = rounded_mean(center, tf.float64)
     count = tf.cast(count, tf.float64)
-    all_values, all_count = _over_replicas(count * mean, count)
+    all_values, all_count = replicas.totals(count * mean, count)
     m = tf.maximum(all_count, 1.0)
     all_mean = all_values / m
     square = tf.cast(variance, tf.float64) + tf.square(mean - all_mean)
-    (all_squares,) = _over_replicas(count * square)
+    (all_squares,) = replicas.totals(count * square)
     return (
         as_center(all_mean, dtype),
         tf.cast(all_squares / m, dtype),
         tf.cast(all_count, dtype),
     )
-
-
-def _over_replicas(*tensors: Tensor) -> list[Tensor]:
-    """Sums over all replicas, in one collective."""
-    packed = tf.concat([tf.reshape(t, [-1]) for t in tensors], 0)
-    packed = tf.distribute.get_replica_context().all_reduce(
-        tf.distribute.ReduceOp.SUM, packed
-    )
-    parts = tf.split(packed, [tf.size(t) for t in tensors])
-    return [
-        tf.reshape(part, tf.shape(t))
-        for part, t in zip(parts, tensors, strict=True)
-    ]
 
 
 def apply_statistics(
@@ -272,16 +158,18 @@ def apply_statistics(
         epsilon=epsilon,
         activation=activation,
         from_output=False,
-        compiled=_worth_compiling(x, axes),
+        compiled=compiling.worth_compiling(x, axes),
     )
-    run = _run(algorithm)
+    run = compiling.run(algorithm)
     without_sums = dataclasses.replace(
-        algorithm, compiled=_worth_compiling(x, axes, sums=False)
+        algorithm, compiled=compiling.worth_compiling(x, axes, sums=False)
     )
-    run_without_sums = run_for_dx = _run(without_sums)
+    run_without_sums = run_for_dx = compiling.run(without_sums)
     if activation == "linear":  # Then dx is a single product.
-        run_for_dx = _run(dataclasses.replace(algorithm, compiled=False))
-    in_one = _worth_one_kernel(x, axes)
+        run_for_dx = compiling.run(
+            dataclasses.replace(algorithm, compiled=False)
+        )
+    in_one = compiling.worth_one_kernel(x, axes)
 
     # Of the backward pass only what is asked for is run in a graph, where
     # TensorFlow's own gradient of a compiled function is all or nothing.
@@ -364,7 +252,9 @@ def _parameters(
 ) -> tuple[Tensor, Tensor]:
     """Gamma and beta of the feature shape, 1 and 0 if there are none."""
     dtype = statistics_dtype(x)
-    features = [_size(x, [a]) for a in range(len(x.shape)) if a not in axes]
+    features = [
+        compiling.size(x, [a]) for a in range(len(x.shape)) if a not in axes
+    ]
     gamma = tf.ones([], dtype) if gamma is None else tf.cast(gamma, dtype)
     beta = tf.zeros([], dtype) if beta is None else tf.cast(beta, dtype)
     return _broadcast(gamma, features), _broadcast(beta, features)
@@ -385,74 +275,3 @@ def _unless_zero(tensor: Tensor) -> Tensor | None:
 
 def _identity(tensor: Any) -> Any:
     return None if tensor is None else tf.identity(tensor)
-
-
-def _several_replicas() -> bool:
-    context = tf.distribute.get_replica_context()
-    return context is not None and context.num_replicas_in_sync > 1
-
-
-@contextlib.contextmanager
-def without_compiling() -> Iterator[None]:
-    """Batch normalization called within runs plain operations only.
-
-    Of large tensors they take up to three times as long, but XLA takes half a
-    second for every layer and shape: for what runs a few times.
-    """
-    token = _COMPILING.set(False)
-    try:
-        yield
-    finally:
-        _COMPILING.reset(token)
-
-
-def _worth_compiling(
-    x: Tensor, axes: Sequence[int], *, sums: bool = True
-) -> bool:
-    """Whether XLA is to compile what is done to `x`.
-
-    It does so for every shape anew, in half a second and more. Of batches there
-    are few sizes in training; other sizes that are unknown may take any value,
-    as may that of a batch where a server runs the model.
-    """
-    few_shapes = None not in (x.shape[1:] if sums else x.shape)
-    if not _COMPILING.get() or not (few_shapes or xla.compiles()):
-        return False
-    of_feature = _size(x, axes)
-    times = 1
-    if not sums:
-        times = _TIMES_WITHOUT_SUMS
-    elif isinstance(of_feature, int) and of_feature <= reductions.FEW:
-        times = _TIMES_FOR_FEW
-    return _values(x) >= _WORTH_COMPILING * times
-
-
-def _worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether to normalize by TensorFlow's own kernel, with given statistics.
-
-    It is as exact but under XLA. After a convolution it costs next to nothing:
-    TensorFlow's graph optimizer makes one kernel of both, and of a ReLU.
-    """
-    images = len(x.shape) == 4 and tuple(axes) == (0, 1, 2)
-    if not images or x.dtype != tf.float32:
-        return False
-    if not tf.is_symbolic_tensor(x) or xla.compiles():
-        return False
-    if x.op.type == "Conv2D":
-        return bool(x.op.get_attr("data_format") == b"NHWC")
-    if None in x.shape:  # Then XLA is no choice.
-        return _values(x) >= _WORTH_ONE_KERNEL.start
-    return _values(x) in _WORTH_ONE_KERNEL
-
-
-def _values(x: Tensor) -> int:
-    """Number of values, if each unknown size is 64."""
-    return math.prod(64 if size is None else size for size in x.shape)
-
-
-def _size(x: Tensor, axes: Sequence[int]) -> Any:
-    """Product of the sizes of some axes, as a number where it is known."""
-    sizes = [x.shape[axis] for axis in axes]
-    if None in sizes:
-        return tf.reduce_prod(tf.gather(tf.shape(x), axes))
-    return math.prod(sizes)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who runs the expressions: XLA, plain operations, or one kernel.
+
+By the size of a tensor, how much of its shape is known, and what it comes from.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_bn.backend import reductions, xla
+from keras_bn.backend.algorithm1 import Algorithm1
+
+Tensor = Any  # tf.Tensor is untyped for mypy.
+
+#: Values from which a tensor is worth an expression compiled by XLA, whose
+#: start costs as much as a dozen kernels. So many times as many are needed
+#: where a feature has few values, whose sums the kernels are fast for; and
+#: where there are no sums. An unknown size counts as 64.
+_WORTH_COMPILING = 2**15
+_TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
+#: Values of images that TensorFlow's own kernel normalizes the fastest, where
+#: statistics are given. Of fewer its start takes too long; of more, XLA is as
+#: fast, and joins an activation of any kind.
+_WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
+_COMPILING = contextvars.ContextVar("compiling", default=True)
+
+
+class Run(NamedTuple):
+    """The expressions of an algorithm, as they are to be called."""
+
+    moments: Callable[..., Any]
+    normalize: Callable[..., Any]
+    forward: Callable[..., Any]
+    parameter_gradients: Callable[..., Any]
+    input_gradient: Callable[..., Any]
+    backward: Callable[..., Any]
+    input_gradient_of_constants: Callable[..., Any]
+
+
+@functools.cache
+def run(algorithm: Algorithm1) -> Run:
+    """Kept, so that layers of one shape share what XLA compiled."""
+    run = _compiled if algorithm.compiled else getattr
+    return Run(*[run(algorithm, name) for name in Run._fields])
+
+
+def _compiled(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
+    """An expression compiled by XLA, one with sums over few axes.
+
+    Its first argument has the shape of the input.
+    """
+    if name == "normalize":
+        # Has no sums; and LiteRT folds it into a convolution only as it is.
+        return tf.function(
+            algorithm.normalize, autograph=False, jit_compile=True
+        )
+
+    @tf.function(autograph=False, jit_compile=True)
+    def run(*arguments: Any) -> Any:
+        shapes = _Shapes(arguments[0], algorithm.axes)
+        grouped = dataclasses.replace(algorithm, axes=shapes.grouped_axes)
+        expression = getattr(grouped, name)
+        results = expression(*tf.nest.map_structure(shapes.group, arguments))
+        return tf.nest.map_structure(shapes.ungroup, results)
+
+    return run
+
+
+class _Shapes:
+    """Makes one axis of neighbouring axes of one kind, and takes it back.
+
+    Args:
+        x: A tensor of the shape of the input.
+        axes: Its axes that the statistics are taken over.
+    """
+
+    def __init__(self, x: Tensor, axes: Sequence[int]) -> None:
+        groups = [
+            (summed, list(run))
+            for summed, run in itertools.groupby(
+                range(len(x.shape)), lambda axis: axis in axes
+            )
+        ]
+        features = [a for a in range(len(x.shape)) if a not in axes]
+        self.grouped_axes = tuple(
+            i for i, (summed, _) in enumerate(groups) if summed
+        )
+        grouped = [size(x, run) for _, run in groups]
+        grouped_features = [size(x, run) for s, run in groups if not s]
+        self._grouped = {
+            len(x.shape): grouped,
+            len(features): grouped_features,
+        }
+        self._original = {
+            len(grouped): [size(x, [a]) for a in range(len(x.shape))],
+            len(grouped_features): [size(x, [a]) for a in features],
+        }
+
+    def group(self, tensor: Any) -> Any:
+        """To as few axes as will do; scalars and `None` as they are."""
+        return self._reshaped(tensor, self._grouped)
+
+    def ungroup(self, tensor: Any) -> Any:
+        """The inverse."""
+        return self._reshaped(tensor, self._original)
+
+    def _reshaped(self, tensor: Any, shapes: dict[int, Any]) -> Any:
+        if tensor is None or not tensor.shape.rank:
+            return tensor
+        return tf.reshape(tensor, shapes[len(tensor.shape)])
+
+
+@contextlib.contextmanager
+def without_compiling() -> Iterator[None]:
+    """Batch normalization called within runs plain operations only.
+
+    Of large tensors they take up to three times as long, but XLA takes half a
+    second for every layer and shape: for what runs a few times.
+    """
+    token = _COMPILING.set(False)
+    try:
+        yield
+    finally:
+        _COMPILING.reset(token)
+
+
+def worth_compiling(
+    x: Tensor, axes: Sequence[int], *, sums: bool = True
+) -> bool:
+    """Whether XLA is to compile what is done to `x`.
+
+    It does so for every shape anew, in half a second and more. Of batches there
+    are few sizes in training; other sizes that are unknown may take any value,
+    as may that of a batch where a server runs the model.
+    """
+    few_shapes = None not in (x.shape[1:] if sums else x.shape)
+    if not _COMPILING.get() or not (few_shapes or xla.compiles()):
+        return False
+    of_feature = size(x, axes)
+    times = 1
+    if not sums:
+        times = _TIMES_WITHOUT_SUMS
+    elif isinstance(of_feature, int) and of_feature <= reductions.FEW:
+        times = _TIMES_FOR_FEW
+    return _values(x) >= _WORTH_COMPILING * times
+
+
+def worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether to normalize by TensorFlow's own kernel, with given statistics.
+
+    It is as exact but under XLA. After a convolution it costs next to nothing:
+    TensorFlow's graph optimizer makes one kernel of both, and of a ReLU.
+    """
+    images = len(x.shape) == 4 and tuple(axes) == (0, 1, 2)
+    if not images or x.dtype != tf.float32:
+        return False
+    if not tf.is_symbolic_tensor(x) or xla.compiles():
+        return False
+    if x.op.type == "Conv2D":
+        return bool(x.op.get_attr("data_format") == b"NHWC")
+    if None in x.shape:  # Then XLA is no choice.
+        return _values(x) >= _WORTH_ONE_KERNEL.start
+    return _values(x) in _WORTH_ONE_KERNEL
+
+
+def _values(x: Tensor) -> int:
+    """Number of values, if each unknown size is 64."""
+    return math.prod(64 if size is None else size for size in x.shape)
+
+
+def size(x: Tensor, axes: Sequence[int]) -> Any:
+    """Product of the sizes of some axes, as a number where it is known."""
+    sizes = [x.shape[axis] for axis in axes]
+    if None in sizes:
+        return tf.reduce_prod(tf.gather(tf.shape(x), axes))
+    return math.prod(sizes)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums over the replicas of a tf.distribute strategy, taken within one."""
+
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any  # tf.Tensor is untyped for mypy.
+
+
+def are_several() -> bool:
+    """Whether this is one of several replicas."""
+    context = tf.distribute.get_replica_context()
+    return context is not None and context.num_replicas_in_sync > 1
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of the tensor over all replicas."""
+    if not are_several():
+        return tensor
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def totals(*tensors: Tensor) -> list[Tensor]:
+    """The sums of tensors of one dtype, in one collective."""
+    packed = total(tf.concat([tf.reshape(t, [-1]) for t in tensors], 0))
+    parts = tf.split(packed, [tf.size(t) for t in tensors])
+    return [
+        tf.reshape(part, tf.shape(t))
+        for part, t in zip(parts, tensors, strict=True)
+    ]
