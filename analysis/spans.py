@@ -52,14 +52,17 @@ class Span:
         )
 
     def locate(
-        self, inputs: ArrayLike
+        self, inputs: ArrayLike, *, training: bool
     ) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """The function's two arguments at a batch of the model's input."""
         array = np.asarray(inputs)
         if self._start is None:
             return array, [array]
         place = Place(self._start, "outputs")
-        return autodiff.capture(self._model, [place], array)()[place], [array]
+        captured = autodiff.capture(
+            self._model, [place], array, training=training
+        )
+        return captured()[place], [array]
 
 
 def _operation(

@@ -162,3 +162,24 @@ def test_wrong_ends(model, x):
     twice = keras.Model(inputs, shared(shared(inputs)))
     with pytest.raises(ValueError, match="Received: shared, called 2 times"):
         jacobian_spectrum(Span(twice, start="shared"), x)
+
+
+def test_a_batch_jacobian_starts_where_training_runs(x):
+    """From `norm`, whose output depends on the mode."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(4, activation="sigmoid", name="last"),
+        ]
+    )
+    span = Span(model, start="norm", end="last")
+    normalized = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+    np.testing.assert_allclose(
+        jacobian_singular_values(span, x, mode="batch"),
+        jacobian_singular_values(
+            model.get_layer("last"), normalized, mode="batch"
+        ),
+        rtol=1e-4,
+    )

@@ -225,12 +225,22 @@ class MeasureCallback(StepCallback):
 
 
 class CapturingCallback(MeasureCallback):
-    """Measures one tensor of each block by itself."""
+    """Measures one tensor of each block by itself.
+
+    Attributes:
+        training: Whether the model runs in training mode, the probe as one
+            batch.
+    """
+
+    training = False
 
     def prepare(self) -> None:
         """Compiles the model up to the blocks' tensors."""
         self._capture = autodiff.capture(
-            self.model, list(map(self.place, self.blocks)), self.probe.inputs
+            self.model,
+            list(map(self.place, self.blocks)),
+            self.probe.inputs,
+            training=self.training,
         )
 
     def parts(

@@ -33,8 +33,8 @@ class JacobianCallback(CapturingCallback):
 
     Args:
         writer: Where to write.
-        mode: `"inference"`, or `"batch"`: in training mode, the examples
-            coupled; the probe is the batch.
+        mode: `"inference"`, or `"batch"`: in training mode, the layers before
+            the block too, the examples coupled; the probe is the batch.
         k: How many of the largest values get a curve.
         method: As of `analysis.jacobian_spectrum`.
         **options: See `MeasureCallback`.
@@ -61,6 +61,7 @@ under *histograms*."""
     ) -> None:
         super().__init__(writer, **options)
         self._mode: Mode = mode
+        self.training = mode == "batch"
         self._k = k
         self._method: Method | Literal["auto"] = method
         self._jacobians: dict[str, Jacobian] = {}

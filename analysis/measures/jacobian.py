@@ -167,7 +167,7 @@ class Jacobian:
     ) -> Spectrum:
         """As `jacobian_spectrum`; `effort` is that of method `"lanczos"`."""
         _check(k, which, method)
-        where, context = self._where(inputs)
+        where, context = self._where(inputs, training=self._coupled)
         operator = JacobianOperator(
             self._products, where, context, coupled=self._coupled
         )
@@ -310,7 +310,10 @@ def _as_function(thing: Any, *, training: bool) -> Callable[..., Any]:
     return function
 
 
-def _at_the_inputs(inputs: ArrayLike) -> tuple[ArrayLike, Sequence[ArrayLike]]:
+def _at_the_inputs(
+    inputs: ArrayLike, *, training: bool
+) -> tuple[ArrayLike, Sequence[ArrayLike]]:
+    del training
     return inputs, ()
 
 
