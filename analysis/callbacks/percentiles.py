@@ -24,15 +24,21 @@ class PercentilesCallback(CapturingCallback):
     `mean`, `std` and `skewness`, all units pooled, and the shares of
     `saturated` values and `dead` units.
 
-    Of feature maps, at most 262,144 values are drawn at random: ranks are
-    off by at most .32 percentage points (99% confidence).
+    Of large feature maps each percentile rests on 262,144 values drawn at
+    random: its rank is off by at most .32 percentage points (99% confidence).
+    Moments and shares are those of about as many values, at positions drawn at
+    random for all units together; `dead` speaks of these positions only.
 
     Args:
         writer: Where to write.
         q: Percentages, the lowest, middle and highest of which the dashboard
             shows.
-        unit: Index of the one unit.
+        unit: Index of the one unit; 0 or more.
         **options: See `MeasureCallback`.
+
+    Raises:
+        ValueError: See `MeasureCallback`; also for a negative `unit` and,
+            before the first step, for one that a block does not have.
     """
 
     measure = "percentiles"
@@ -43,8 +49,8 @@ units" pools a layer, "unit0" is one unit, as in Fig. 1(b, c) of the paper. A
 band that stays put means that later layers see a stable distribution.
 
 `saturated` is the share of values at which the activation function is flat,
-`dead` the share of units for which that is so on every example: nothing is
-learnt through them.
+`dead` the share of units for which that is so on every example, of large
+feature maps at every position drawn: nothing is learnt through them.
 
 Custom scalars cut outliers off by default: untick *ignore outliers* if a band
 looks cut."""
@@ -58,6 +64,8 @@ looks cut."""
         **options: Any,
     ) -> None:
         super().__init__(writer, **options)
+        if unit < 0:
+            raise ValueError(f"unit must be 0 or more. Received: unit={unit}")
         self._q = tuple(q)
         self._unit = unit
         self._slopes: dict[str, Any] = {}
@@ -65,11 +73,27 @@ looks cut."""
     def prepare(self) -> None:
         """Compiles also the derivatives of the activation functions."""
         super().prepare()
+        if self._unit:  # Every block has unit 0.
+            self._require_unit()
         self._slopes = {
             block.name: autodiff.slopes(block.activation)
             for block in self.blocks
             if block.activation is not None
         }
+
+    def _require_unit(self) -> None:
+        places = list(map(self.place, self.blocks))
+        calls = autodiff.trace(
+            self.model, [place.layer for place in places], self.probe.inputs
+        )
+        called = {call.layer: call for call in calls}
+        for block, place in zip(self.blocks, places, strict=True):
+            units = getattr(called[place.layer], place.part).shape[-1]
+            if self._unit >= units:
+                raise ValueError(
+                    f"unit must be below {units}, the units of "
+                    f"{block.name}. Received: unit={self._unit}"
+                )
 
     def place(self, block: probes.Block) -> autodiff.Place:
         """What goes into the activation."""
@@ -77,11 +101,12 @@ looks cut."""
 
     def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
         """The percentiles, moments and shares of one block."""
-        rows = samples.rows(values, seed=self._seed)
-        unit = rows[:, self._unit : self._unit + 1]
-        for part, of in (((), rows), ((f"unit{self._unit}",), unit)):
-            for q, value in zip(self._q, percentiles(of, self._q), strict=True):
+        unit = values[..., self._unit : self._unit + 1]
+        for part, of in (((), values), ((f"unit{self._unit}",), unit)):
+            found = percentiles(of, self._q, seed=self._seed)
+            for q, value in zip(self._q, found, strict=True):
                 yield self._tag(block, q, *part), value
+        rows = samples.rows(values, seed=self._seed)
         for name, value in moments(rows)._asdict().items():
             yield self.tag(block.name, name), value
         if block.name in self._slopes:
