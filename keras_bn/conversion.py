@@ -39,6 +39,9 @@ def convert(
         **layer_options: Arguments of that class, in place of the layers' own,
             such as `virtual_batch_size=32`. Weights are carried over by name.
             For `"keras"`, those that only ours has, with their defaults.
+            With `moving_average="cumulative"` for a layer that was not, no
+            batch stands behind its statistics: they serve until the first
+            batch of training, which the mean starts from.
 
     Returns:
         A new model, not compiled; `model` is untouched.

@@ -77,7 +77,8 @@ class BatchNormalization(keras.layers.Layer):
             `"unbiased"` (`1/(m-1)`, as in Algorithm 2): which variance of a
             batch the moving average follows.
         moving_average: `"exponential"`, or `"cumulative"`: the plain mean
-            over all batches since the layer was built, `momentum` unused.
+            over all batches since the layer was built, or reset by
+            `reset_moving_statistics()`; `momentum` unused.
         virtual_batch_size: Examples of a virtual batch; each is normalized by
             itself (ghost batch normalization, arXiv 1705.08741), the last one
             may be smaller. `None` normalizes the whole batch.
@@ -280,30 +281,38 @@ class BatchNormalization(keras.layers.Layer):
                 constraint=self.beta_constraint,
                 autocast=False,
             )
+        for name, initializer in self._initial_statistics().items():
+            setattr(self, name, self._add_statistic(name, shape, initializer))
+
+    def _initial_statistics(self) -> dict[str, Any]:
+        """The statistics that the layer has, and what they begin as."""
         mean = self.moving_mean_initializer
         variance = self.moving_variance_initializer
-        self.moving_mean = self._add_statistic("moving_mean", shape, mean)
-        self.moving_variance = self._add_statistic(
-            "moving_variance", shape, variance
-        )
+        initial = {"moving_mean": mean, "moving_variance": variance}
         if self.renorm:
             root = batch_renorm.root_of(variance)
-            self.moving_stddev = self._add_statistic(
-                "moving_stddev", shape, root
-            )
-            self.renorm_mean = self._add_statistic(
-                "renorm_mean", shape, batch_renorm.copy_of(mean)
-            )
-            self.renorm_stddev = self._add_statistic(
-                "renorm_stddev", shape, root
-            )
+            initial["moving_stddev"] = root
+            initial["renorm_mean"] = batch_renorm.copy_of(mean)
+            initial["renorm_stddev"] = root
         if self.moving_average == "cumulative":
-            self.mean_updates = self._add_statistic(
-                "mean_updates", shape, "zeros"
-            )
-            self.variance_updates = self._add_statistic(
-                "variance_updates", shape, "zeros"
-            )
+            initial["mean_updates"] = keras.initializers.Zeros()
+            initial["variance_updates"] = keras.initializers.Zeros()
+        return initial
+
+    def reset_moving_statistics(self) -> None:
+        """Sets the moving statistics to what their initializers give.
+
+        Those that renorm corrects with go along. A cumulative average forgets
+        the batches it took: the next one starts it anew.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
+        if not self.built:
+            raise ValueError(f"layer must be built. Received: {self.name}")
+        for name, initializer in self._initial_statistics().items():
+            variable = getattr(self, name)
+            variable.assign(initializer(variable.shape, dtype=variable.dtype))
 
     def _add_statistic(
         self, name: str, shape: tuple[int | None, ...], initializer: Any

@@ -48,7 +48,8 @@ def estimate_population_statistics(
     what deeper layers see.
 
     Ghost batches (`virtual_batch_size`) and renormalization are left aside:
-    batches are normalized whole.
+    batches are normalized whole. Cumulative averages then have as many batches
+    behind them as had a value of the feature, and go on from there.
 
     Args:
         model: A built model of any kind.
@@ -148,6 +149,7 @@ class _Pass(keras.Model):
             Statistics(*(_zeros(layer) for _ in Statistics._fields))
             for layer in layers
         ]
+        self._batches = [_zeros(layer) for layer in layers]
 
     def estimate(
         self,
@@ -157,7 +159,7 @@ class _Pass(keras.Model):
         verbose: int | str,
     ) -> list[str]:
         """Runs and sets the statistics; the names of layers that it set."""
-        for variable in keras.tree.flatten(self._pools):
+        for variable in keras.tree.flatten((self._pools, self._batches)):
             variable.assign(keras.ops.zeros_like(variable))
         with warnings.catch_warnings():
             if steps is None:  # A generator's end is then no surprise.
@@ -168,17 +170,19 @@ class _Pass(keras.Model):
                 raise ValueError(
                     "dataset must have a batch. Received: an empty one"
                 ) from error
-        found = [
-            (layer, _checked(layer, pooled))
-            for layer, pooled in zip(self.estimated, self._pools, strict=True)
-        ]
-        for layer, (_, mean, variance) in found:
+        found = list(map(_checked, self.estimated, self._pools))
+        for layer, (_, mean, variance), batches in zip(
+            self.estimated, found, self._batches, strict=True
+        ):
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
             if layer.renorm:
                 # From which the next step of training derives the variance.
                 layer.moving_stddev.assign((variance + layer.epsilon) ** 0.5)
-        return [layer.name for layer, _ in found]
+            if getattr(layer, "moving_average", None) == "cumulative":
+                layer.mean_updates.assign(batches)
+                layer.variance_updates.assign(batches)
+        return [layer.name for layer in self.estimated]
 
     def predict_step(self, data: Any) -> Tensor:
         """Pools the statistics of a batch."""
@@ -194,7 +198,9 @@ class _Pass(keras.Model):
                 training=False,
             )
         for layer, batch in batches:
-            pooled = self._pools[self.estimated.index(layer)]
+            i = self.estimated.index(layer)
+            pooled, number = self._pools[i], self._batches[i]
+            number.assign_add(keras.ops.cast(batch.weight > 0, "float64"))
             merged = statistics.merge(
                 pooled,
                 statistics.of_batch(batch, self._pooling),

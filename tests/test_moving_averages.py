@@ -81,7 +81,7 @@ def test_cumulative_leaves_out_a_feature_that_was_not_finite(position, bad):
         assert layers.relative_error(got, want) < layers.FLOAT64
 
 
-@pytest.mark.filterwarnings("ignore:.*a single value:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*single value:UserWarning")
 def test_cumulative_takes_the_mean_but_no_variance_of_a_single_value():
     inputs = [batches()[0][:1], batches()[1], batches()[2][:0]]
     mean, variance = train(cumulative(), inputs)
@@ -101,6 +101,46 @@ def test_cumulative_goes_on_after_saving_and_loading(tmp_path):
     mean, _ = train(again.layers[0], batches()[2:])
     want = np.mean([x.mean(0) for x in batches()], axis=0)
     assert layers.relative_error(mean, want) < layers.FLOAT64
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"momentum": 0.5}, {"moving_average": "cumulative"}, {"renorm": True}],
+)
+def test_reset_sets_every_moving_statistic_back(options):
+    layer = BatchNormalization(
+        moving_mean_initializer=keras.initializers.RandomNormal(2.0, seed=1),
+        moving_variance_initializer=keras.initializers.Constant(5.0),
+        **options,
+    )
+    layer.build((None, 3))
+    gamma, beta, *_ = layer.trainable_weights
+    before = [weight.numpy() for weight in layer.non_trainable_weights]
+    train(layer, batches())
+    for weight, then in zip(layer.non_trainable_weights, before, strict=True):
+        assert np.all(weight.numpy() != then)
+    gamma.assign([1, 2, 3])
+    beta.assign([4, 5, 6])
+    layer.reset_moving_statistics()
+    for weight, then in zip(layer.non_trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(weight, then)
+    np.testing.assert_array_equal([gamma, beta], [[1, 2, 3], [4, 5, 6]])
+
+
+def test_cumulative_starts_anew_after_a_reset():
+    layer = cumulative()
+    train(layer, batches()[:3])
+    layer.reset_moving_statistics()
+    mean, variance = train(layer, batches()[3:])
+    want = np.mean([x.mean(0) for x in batches()[3:]], axis=0)
+    assert layers.relative_error(mean, want) < layers.FLOAT64
+    want = np.mean([x.var(0) for x in batches()[3:]], axis=0)
+    assert layers.relative_error(variance, want) < layers.FLOAT64
+
+
+def test_a_layer_that_is_not_built_has_nothing_to_reset():
+    with pytest.raises(ValueError, match=r"must be built\. Received: new"):
+        BatchNormalization(name="new").reset_moving_statistics()
 
 
 @pytest.mark.parametrize("average", AVERAGES)

@@ -295,6 +295,25 @@ def test_renorm_goes_on_from_the_estimate():
     )
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_cumulative_averages_go_on_from_the_estimate(pooling):
+    """The next batch of training weighs as much as each of the earlier."""
+    layer = OURS(moving_average="cumulative", dtype="float64")
+    model = keras.Sequential([keras.Input((5,)), layer])
+    x = data().astype(np.float64)
+    model(3 * x, training=True)  # is forgotten
+    estimate(model, x, pooling=pooling, batch_size=20)
+    mean, variance = statistics(layer)
+    model(x[:7] + 9, training=True)
+    assert_statistics(
+        layer,
+        (
+            (3 * mean + x[:7].mean(0) + 9) / 4,
+            (3 * variance + x[:7].var(0)) / 4,
+        ),
+    )
+
+
 def test_an_activation_of_the_layer_is_applied():
     x = keras.Input((5,))
     hidden = OURS(activation="relu", name="first")(x)
