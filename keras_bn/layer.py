@@ -92,7 +92,8 @@ class BatchNormalization(keras.layers.Layer):
             leaky_relu, elu), and a gamma within 1e-3 of 0 is taken as 1e-3 of
             its sign.
         single_value: What to do in training where a feature has one value
-            only: `"warn"` once, or `"error"`. Where the batch size is not
+            only in a batch, or in a virtual batch, as the last may be:
+            `"warn"` once, or `"error"`. Where the batch size is not
             known before the graph runs, or other replicas add to it, there is
             no warning.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
@@ -107,8 +108,9 @@ class BatchNormalization(keras.layers.Layer):
     Call arguments:
         inputs: Floating point tensor of rank 2 or more.
         training: Whether to use and follow the batch's statistics.
-        mask: Boolean, the shape of `inputs` without its last axis: the
-            positions that count in the statistics. All are normalized.
+        mask: Boolean, of a shape that broadcasts to that of `inputs` without
+            its last axis: the positions that count in the statistics. All are
+            normalized.
 
     Returns:
         A tensor of the shape of `inputs`, in the layer's compute dtype.
@@ -382,7 +384,6 @@ class BatchNormalization(keras.layers.Layer):
             )
             outputs = batch.outputs
             self._follow(batch)
-        self._mind_single_values(inputs, mask, batch.count)
         if self.activation is None or activation is not None:
             return outputs
         return self.activation(outputs)
@@ -417,18 +418,20 @@ class BatchNormalization(keras.layers.Layer):
                 synchronized=self.synchronized,
                 **options,
             )
+            self._mind_single_values(x, mask, count)
             variance = self._estimate(variance, count)
             return _Batch(outputs, mean, variance, count)
-        parts, mask = virtual_batches.split(x, mask, size)
+        parts, counted = virtual_batches.split(x, mask, size)
         outputs, mean, variance, count = ops.counted_batch_norm(
             parts,
             gamma,
             beta,
             axes=[axis + 1 for axis in axes],
             epsilon=self.epsilon,
-            mask=mask,
+            mask=counted,
             **options,
         )
+        self._mind_single_values(x, mask, count)
         # The statistics to follow are pooled over the virtual batches.
         count = keras.ops.cast(count, mean.dtype)
         several = count * keras.ops.cast(count > 1, count.dtype)
@@ -515,16 +518,19 @@ class BatchNormalization(keras.layers.Layer):
             ops.require_several_values(count)
             return
         sizes = [inputs.shape[axis] for axis in self._reduction_axes]
-        if self.virtual_batch_size == 1:
-            sizes[0] = 1
+        if self.virtual_batch_size is not None:
+            sizes[0] = virtual_batches.smallest(
+                sizes[0], self.virtual_batch_size
+            )
         unknown = mask is not None or self.synchronized
         if self._warned or unknown or sizes != [1] * len(sizes):
             return
         self._warned = True
         warnings.warn(
-            f"{self.name} was trained on a batch with a single value per "
-            f"feature (input shape {tuple(inputs.shape)}): its variance is 0 "
-            "and every output is beta. The moving variance is left as it is.",
+            f"{self.name} was trained on a batch, or virtual batch, with a "
+            f"single value per feature (input shape {tuple(inputs.shape)}): "
+            "its variance is 0, every output of it is beta, and the moving "
+            "variance does not follow it.",
             stacklevel=2,
         )
 

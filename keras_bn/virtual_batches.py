@@ -41,6 +41,18 @@ def split(x: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     return parts, _cut(counted, size)
 
 
+def smallest(examples: int | None, size: int) -> int | None:
+    """Examples of the smallest virtual batch, the last one.
+
+    Args:
+        examples: Examples of the batch, if their number is known.
+        size: Examples of a virtual batch.
+    """
+    if size == 1:
+        return 1
+    return examples and (examples % size or size)
+
+
 def join(parts: Tensor, x: Tensor) -> Tensor:
     """The inverse of `split`: `[M, size, ...]` to the shape of `x`."""
     shape = keras.ops.shape(parts)

@@ -204,16 +204,30 @@ def test_a_single_value_warns_once_and_keeps_the_variance(options):
     assert np.all(layer.moving_mean.numpy() != before["moving_mean"])
 
 
+def test_a_lone_example_in_the_last_virtual_batch_warns():
+    layer = layers.built(BatchNormalization(virtual_batch_size=4), (None, 3))
+    x = layers.features((9, 3), dtype="float32")
+    with pytest.warns(UserWarning, match="virtual batch, with a single value"):
+        y = layer(x, training=True)
+    np.testing.assert_allclose(y[8], layer.beta)
+
+
 @pytest.mark.parametrize(
-    ("axis", "shape", "mask"),
+    ("size", "shape", "mask"),
     [
-        (-1, (1, 2, 3), None),
-        (-1, (2, 3), None),
-        (-1, (1, 3), np.array([False])),
+        (None, (1, 2, 3), None),
+        (None, (2, 3), None),
+        (None, (1, 3), np.array([False])),
+        (4, (9, 2, 3), None),
+        (4, (8, 3), None),
+        (4, (0, 3), None),
     ],
 )
-def test_no_warning_where_there_are_several_values_or_none(axis, shape, mask):
-    layer = BatchNormalization(axis=axis)
+@pytest.mark.parametrize("single_value", ["warn", "error"])
+def test_several_values_or_none_are_fine(single_value, size, shape, mask):
+    layer = BatchNormalization(
+        virtual_batch_size=size, single_value=single_value
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(layers.features(shape, dtype="float32"), training=True, mask=mask)
@@ -227,6 +241,8 @@ def test_no_warning_where_there_are_several_values_or_none(axis, shape, mask):
         ({}, (1, 3), None),
         ({}, (4, 3), [True, False, False, False]),
         ({"virtual_batch_size": 1}, (4, 3), None),
+        ({"virtual_batch_size": 4}, (9, 3), None),
+        ({"virtual_batch_size": 2}, (4, 3), [True, True, True, False]),
     ],
 )
 def test_a_single_value_is_an_error_on_request(options, shape, mask, mode):

@@ -175,7 +175,7 @@ def magnitudes(layer, step, dy):
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*a single value per:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*single value per:UserWarning")
 @given(examples())
 def test_the_layer_equals_the_oracle(example):
     layer, (x, dy, mask) = example.layer(), example.inputs()

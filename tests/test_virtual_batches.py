@@ -36,6 +36,7 @@ def assert_step_equals_oracle(layer, x, *, mask=None, **options):
     layers.assert_followed(layer, before, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*single value per:UserWarning")
 @pytest.mark.parametrize("mode", layers.MODES)
 @pytest.mark.parametrize("case", CASES)
 def test_each_virtual_batch_is_normalized_by_itself(case, mode):
@@ -74,6 +75,7 @@ def test_a_virtual_batch_that_is_masked_out_has_no_weight():
     assert_step_equals_oracle(layer, x, mask=mask)
 
 
+@pytest.mark.filterwarnings("ignore:.*single value per:UserWarning")
 @pytest.mark.parametrize("size", [3, 4])
 def test_the_unbiased_estimator_corrects_each_virtual_batch(size):
     layer = ghost(size, (10, 3), moving_variance_estimator="unbiased")
