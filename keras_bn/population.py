@@ -17,7 +17,7 @@ its own; it is with the statistics that the layer has.
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -71,7 +71,8 @@ def estimate_population_statistics(
 
     Raises:
         ValueError: If an argument is out of range; the model has no such
-            layer or is not built; the data are empty; statistics are not
+            layer or is not built; the data are empty; a layer is not called,
+            or in a loop, a condition or a `tf.function`; statistics are not
             finite or rest on no batch, where `"paper"` needs one with several
             values per feature; or it is called within the scope of a strategy
             with several replicas.
@@ -159,6 +160,10 @@ class _Pass(keras.Model):
         verbose: int | str,
     ) -> list[str]:
         """Runs and sets the statistics; the names of layers that it set."""
+        if all(part is None for part in keras.tree.flatten(dataset)):
+            raise ValueError(
+                f"dataset must have a batch. Received: dataset={dataset}"
+            )
         for variable in keras.tree.flatten((self._pools, self._batches)):
             variable.assign(keras.ops.zeros_like(variable))
         with warnings.catch_warnings():
@@ -197,6 +202,10 @@ class _Pass(keras.Model):
                 x,
                 training=False,
             )
+        heard = [layer for layer, _ in batches]
+        for layer in self.estimated:
+            if layer not in heard:
+                _refuse(layer)
         for layer, batch in batches:
             i = self.estimated.index(layer)
             pooled, number = self._pools[i], self._batches[i]
@@ -236,6 +245,7 @@ def _listening(
     layers: Sequence[Layer], batches: list[tuple[Layer, Statistics]]
 ) -> Iterator[None]:
     """While it lasts, these layers normalize with the batch's statistics."""
+    graph = _graph_of(keras.ops.zeros([]))
 
     def listen(layer: Layer) -> None:
         def call(
@@ -243,6 +253,9 @@ def _listening(
         ) -> Tensor:
             del training
             outputs, batch = _normalize(layer, inputs, mask)
+            if _graph_of(batch.mean) is not graph:
+                # At once: a tf.function would keep a trace that listens.
+                _refuse(layer)
             batches.append((layer, batch))
             return outputs
 
@@ -256,6 +269,19 @@ def _listening(
     finally:
         for layer in layers:
             layer.__dict__.pop("call", None)
+
+
+def _graph_of(tensor: Tensor) -> Any:
+    """The graph that computes a tensor; `None` for an eager one."""
+    return getattr(tensor, "graph", None)
+
+
+def _refuse(layer: Layer) -> NoReturn:
+    raise ValueError(
+        "statistics can be taken of a layer that the model calls, but not in "
+        "a loop, a condition or a tf.function, such as an RNN with "
+        f"unroll=False or keras.ops.cond. Received: layer {layer.name}"
+    )
 
 
 def _normalize(

@@ -381,6 +381,8 @@ def test_progress_is_shown(capsys):
         ({"pooling": "mean"}, "paper, exact. Received: pooling=mean"),
         ({"layers": ["third"]}, "among first, second. Received: third"),
         ({"dataset": np.zeros((0, 5))}, "must have a batch"),
+        ({"dataset": None}, "must have a batch.*dataset=None"),
+        ({"dataset": []}, r"must have a batch.*dataset=\[\]"),
         ({"batch_size": 1}, "several values .* none for layer first"),
         ({"dataset": np.full((9, 5), np.nan)}, "finite. .* layer first"),
     ],
@@ -409,6 +411,55 @@ def test_bad_input_is_refused(arguments, message):
 def test_models_that_have_nothing_to_estimate_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
         estimate(model, data())
+
+
+class Hidden(keras.layers.Layer):
+    """Calls a BN layer where its tensors cannot be reached."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.norm = OURS(name="hidden")
+        self.state_size = 5
+        self._function = {
+            "loop": lambda x, training: self.norm(x, training=training),
+            "condition": lambda x, training: keras.ops.cond(
+                keras.ops.sum(x) > 0,
+                lambda: self.norm(x, training=training),
+                lambda: x,
+            ),
+            "function": tf.function(
+                lambda x, training: self.norm(x, training=training)
+            ),
+            "nowhere": lambda x, **_: x,
+        }[where]
+
+    def build(self, shape):
+        self.norm.build((shape[0], 5))
+
+    def call(self, x, states=None, training=None):
+        y = self._function(x, training=training)
+        return y if states is None else (y, states)
+
+
+@pytest.mark.parametrize("predicted", [False, True])
+@pytest.mark.parametrize("where", ["loop", "condition", "function", "nowhere"])
+def test_a_layer_out_of_reach_is_refused_by_name(where, predicted):
+    x = data((20, 3, 5)) if where == "loop" else data()
+
+    def made():
+        layer = Hidden(where)
+        layer = keras.layers.RNN(layer) if where == "loop" else layer
+        return keras.Sequential([keras.Input(x.shape[1:]), layer])
+
+    model, untouched = made(), made()
+    if predicted:  # A tf.function then has a trace that is used again.
+        model.predict(x, verbose=0)
+    with pytest.raises(ValueError, match=r"not in a loop, .* layer hidden"):
+        estimate(model, x)
+    # Nor has it a trace that normalizes with the batch's statistics.
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), untouched.predict(x, verbose=0)
+    )
 
 
 class Watch(keras.callbacks.Callback):
