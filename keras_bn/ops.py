@@ -2,15 +2,16 @@
 """Batch normalization as functions: checks its arguments, picks the backend.
 
 Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1 with its gradients; the
-equations stand in `keras_bn.backend.tensorflow`.
+equations stand in `keras_bn.backend.algorithm1`.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 
-from keras_bn.backend import activations
+from keras_bn.backend import activations, compiling
 from keras_bn.backend import tensorflow as backend
 
 Tensor = Any
@@ -189,6 +190,15 @@ def subtract_in_place(variable: Any, step: Tensor) -> None:
         step: Of its shape and dtype.
     """
     backend.subtract_in_place(variable, step)
+
+
+def without_compiling() -> AbstractContextManager[None]:
+    """Batch normalization called within runs plain operations only.
+
+    For what runs a few times: XLA makes large tensors up to three times as
+    fast, but takes half a second for every layer and shape.
+    """
+    return compiling.without_compiling()
 
 
 def require_several_values(count: Tensor | int) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bn.backend import compiling
+from keras_bn import ops
 
 
 def briefly(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function without what is only worth its while if it runs often."""
 
     def quick(*arguments: Any) -> Any:
-        with compiling.without_compiling():
+        with ops.without_compiling():
             return function(*arguments)
 
     return quick
