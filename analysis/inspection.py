@@ -14,6 +14,9 @@ from analysis.text import text_table
 #: Covariate shift is that of a step, of which there is none.
 MEASURES = tuple(name for name in sets.MEASURES if name != "covariate_shift")
 
+#: What they say, or part of it, needs targets and a model that is compiled.
+_OF_THE_LOSS = ("gradients", "landscape")
+
 
 def inspect_model(
     model: keras.Model,
@@ -27,8 +30,8 @@ def inspect_model(
 ) -> Readings:
     """What the callbacks of `analysis.watch` would write of a model now.
 
-    Measures of the loss are left out, with a remark, of a model that is not
-    compiled.
+    Without targets, and of a model that is not compiled, what needs the loss
+    is left out, with a remark.
 
     Args:
         model: A built model.
@@ -55,13 +58,17 @@ def inspect_model(
     }
     readings = Readings()
     whole = probes.as_probe(probe, size=max(sizes.values()), seed=seed)
-    if whole.targets is not None and not model.compiled:
+    if whole.targets is None or not model.compiled:
+        lacking = "the model is not compiled"
+        if whole.targets is None:
+            lacking = "the probe has no targets"
+        for name in sizes:
+            if name in _OF_THE_LOSS:
+                readings.text(
+                    summaries.tag("missing", name, "network"),
+                    f"{lacking}, so there is no loss to take gradients of",
+                )
         whole = probes.Probe(whole.inputs)
-        readings.text(
-            summaries.tag("missing", "loss", "network"),
-            "the model is not compiled, so there is no loss to take gradients "
-            "of",
-        )
     for name, part in sets.parts(whole, sizes, seed=seed).items():
         callback = sets.MEASURES[name](
             readings,

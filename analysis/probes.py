@@ -146,14 +146,21 @@ def as_probe(probe: Any, *, size: int, seed: int = 0) -> Probe:
         seed: Of the choice among arrays.
 
     Raises:
-        ValueError: If there are no examples.
+        ValueError: If it is none of these, or there are no examples.
     """
     if isinstance(probe, Probe):
         return probe
-    if isinstance(probe, tuple):
+    if isinstance(probe, tuple) and len(probe) in (1, 2):
         return Probe.sample(*probe, size=size, seed=seed)
     if isinstance(probe, list | dict) or hasattr(probe, "__array__"):
         return Probe.sample(probe, size=size, seed=seed)
+    is_tuple = isinstance(probe, tuple)
+    if is_tuple or isinstance(probe, str) or not isinstance(probe, Iterable):
+        received = f"a tuple of {len(probe)}" if is_tuple else f"probe={probe}"
+        raise ValueError(
+            "probe must be a Probe, inputs, (inputs, targets) or a data set "
+            f"that yields either. Received: {received}"
+        )
     return Probe.first(probe, size=size)
 
 
@@ -253,8 +260,8 @@ def blocks(
         The blocks, in the order in which they run, or in that of `layers`.
 
     Raises:
-        ValueError: If a selector selects nothing; the message lists the names
-            there are.
+        ValueError: If there is no selector, or one that is none or selects
+            nothing; the message lists the names there are.
     """
     chains = _chains(_leaf_calls(model, inputs))
     names = {layer: name for name, layer in operations(model).items()}
@@ -267,10 +274,10 @@ def blocks(
     for layer, name in names.items():
         if isinstance(layer, keras.layers.Layer):
             known.setdefault(name, Block(name, (layer,)))
-    if isinstance(layers, str | re.Pattern | type):
-        layers = [layers]
     chosen = [
-        block for selector in layers for block in _selected(known, selector)
+        block
+        for selector in _selectors(layers)
+        for block in _selected(known, selector)
     ]
     return list(dict.fromkeys(chosen))
 
@@ -289,6 +296,19 @@ def linear_layers(model: keras.Model, *, inputs: Any = None) -> list[Block]:
     return [
         Block(names[layer], (layer,)) for layer in found if _has_kernel(layer)
     ]
+
+
+def _selectors(layers: Any) -> list[Selector]:
+    """One selector or several, as a list that is not empty."""
+    several = isinstance(layers, Iterable) and not isinstance(layers, str)
+    selectors = list(layers) if several else [layers]
+    kinds = (str, re.Pattern, type)
+    if not selectors or not all(isinstance(x, kinds) for x in selectors):
+        raise ValueError(
+            "layers must be names, regular expressions or classes of layers, "
+            f"at least one. Received: layers={layers}"
+        )
+    return selectors
 
 
 def _selected(known: Mapping[str, Block], selector: Selector) -> list[Block]:

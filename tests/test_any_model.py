@@ -352,6 +352,13 @@ def test_wrong_arguments_are_said_before_the_first_step(tmp_path):
         r"layers must be among first, second, .*Received: frist": {
             "layers": ["first", "frist"]
         },
+        r"^percentiles: layers must be names.*, at least one\. .*layers=5": {
+            "layers": 5
+        },
+        r"at least one\. Received: layers=\[\]": {"layers": []},
+        r"at least one\. Received: layers=\['first', 5\]": {
+            "layers": ["first", 5]
+        },
         r"^percentiles: Input 0 .*value 10, .*inputs: \(20, 7\)\)$": {
             "probe": (x[:, :7], y)
         },
@@ -362,6 +369,15 @@ def test_wrong_arguments_are_said_before_the_first_step(tmp_path):
             fit("built", callbacks=[*watched, NoStep()])
     with pytest.raises(ValueError, match=r"at least one .*shape \(0, 10\)"):
         watch(tmp_path, "sequential", probe=x[:0])
+    for received, probe in {
+        "probe=None": None,
+        "probe=abc": "abc",
+        "probe=5": 5,
+        "a tuple of 3": (x, y, y),
+        "a tuple of 0": (),
+    }.items():
+        with pytest.raises(ValueError, match=f"data set .*: {received}$"):
+            watch(tmp_path, "sequential", probe=probe)
     with pytest.raises(ValueError, match="Received: preset=deluxe"):
         watch(tmp_path, "sequential", preset="deluxe")
 

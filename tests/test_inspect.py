@@ -103,17 +103,28 @@ def test_preset_measures_layers_and_examples_are_chosen():
     assert np.sum(spectrum > -10) == 6
 
 
-def test_without_a_loss_the_rest_is_measured():
-    for model, probe in (
-        (network(compiled=False), (X, Y)),
-        (network(), X),
-    ):
-        readings = inspection.inspect_model(model, probe=probe, preset="full")
-        measures = {tag.split("/")[0] for tag in readings.numbers}
-        assert measures == {"percentiles", "jacobian", "covariance", "weights"}
-        said = list(readings.remarks.values())
-        assert len(said) == (not model.compiled)
-        assert all("not compiled" in reason for reason in said)
+@pytest.mark.parametrize(
+    ("compiled", "probe", "reason"),
+    [
+        (False, (X, Y), "the model is not compiled"),
+        (True, X, "the probe has no targets"),
+    ],
+)
+def test_without_a_loss_the_rest_is_measured(compiled, probe, reason):
+    model = network(compiled=compiled)
+    readings = inspection.inspect_model(model, probe=probe, preset="full")
+    measures = {tag.split("/")[0] for tag in readings.numbers}
+    assert measures == {"percentiles", "jacobian", "covariance", "weights"}
+    assert set(readings.remarks) == {
+        "missing/gradients/network",
+        "missing/landscape/network",
+    }
+    assert all(reason in remark for remark in readings.remarks.values())
+    for measure, left_out in (("landscape", 1), ("percentiles", 0)):
+        readings = inspection.inspect_model(
+            model, probe=probe, measures=[measure]
+        )
+        assert len(readings.remarks) == left_out
 
 
 def test_what_is_not_finite_is_said_and_the_rest_measured():
