@@ -119,7 +119,7 @@ class BatchNormalization(keras.layers.Layer):
         ValueError: At construction for an argument out of range and for
             arguments that exclude each other; when built for an `axis` out of
             range, repeated, covering every axis, or of undefined size; when
-            called with integers or a mask of another shape.
+            called with integers, a ragged tensor or a mask of another shape.
 
     Reference: Ioffe & Szegedy 2015, arXiv 1502.03167.
     """
@@ -339,6 +339,7 @@ class BatchNormalization(keras.layers.Layer):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Normalizes `inputs`; see the class."""
+        ops.require_dense(inputs)
         if training and self.trainable:
             outputs = self._normalize_and_follow(inputs, mask)
         else:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_bn.backend import activations, compiling
 from keras_bn.backend import tensorflow as backend
@@ -64,9 +65,12 @@ def batch_norm(
 
     Raises:
         ValueError: If `axes` is empty, repeated or out of range, `epsilon` is
-            negative, `x` is not floating point, `activation` is not one of
-            those, or has no inverse where `keeps` is `"output"`.
+            negative, `x` is not floating point or is ragged, `gamma` or `beta`
+            has another shape, `activation` is not one of those, or has no
+            inverse where `keeps` is `"output"`.
     """
+    x = _floating(x)
+    _require_feature_shape(x, axes, gamma=gamma, beta=beta)
     y, mean, variance, _ = counted_batch_norm(
         x,
         gamma,
@@ -147,6 +151,9 @@ def apply_statistics(
         ValueError: As `batch_norm`.
     """
     x = _floating(x)
+    _require_feature_shape(
+        x, axes, mean=mean, variance=variance, gamma=gamma, beta=beta
+    )
     axes = canonical_axes(axes, len(x.shape), name="axes")
     return backend.apply_statistics(
         x,
@@ -291,7 +298,18 @@ def checked_epsilon(epsilon: float) -> float:
     return value
 
 
+def require_dense(x: Tensor) -> None:
+    """Raises `ValueError` for a ragged tensor."""
+    if hasattr(x, "nested_row_splits"):
+        raise ValueError(
+            "x must be dense: give x.to_tensor(), and as the mask "
+            "tf.sequence_mask(x.row_lengths()). Received: a RaggedTensor of "
+            f"shape {tuple(x.shape)}"
+        )
+
+
 def _floating(x: Tensor) -> Tensor:
+    require_dense(x)
     x = keras.ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     if "float" not in dtype:
@@ -299,3 +317,23 @@ def _floating(x: Tensor) -> Tensor:
             f"x must be of a floating point dtype. Received: dtype={dtype}"
         )
     return x
+
+
+def _require_feature_shape(
+    x: Tensor, axes: int | Sequence[int], **parameters: Tensor | None
+) -> None:
+    """Raises `ValueError` for a parameter of another than the feature shape."""
+    axes = canonical_axes(axes, len(x.shape), name="axes")
+    features = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    for name, parameter in parameters.items():
+        if parameter is None:
+            continue
+        shape = tuple(np.shape(parameter))  # of tensors and variables too
+        if len(shape) != len(features) or any(
+            None not in (size, wanted) and size != wanted
+            for size, wanted in zip(shape, features, strict=True)
+        ):
+            raise ValueError(
+                f"{name} must have the shape of x without axes {axes}, "
+                f"{features}. Received: {name}.shape={shape}"
+            )

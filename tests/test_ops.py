@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -228,6 +230,39 @@ def test_apply_statistics_is_the_affine_map_of_the_paper():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         keras_bn.ops.batch_norm(np.ones((3, 2), np.float32), **arguments)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 1), (1,), ()])
+@pytest.mark.parametrize("wrong", ["gamma", "beta", "mean", "variance"])
+def test_parameters_of_another_shape_are_refused(wrong, shape):
+    function, names = (
+        (keras_bn.ops.batch_norm, ["gamma", "beta"])
+        if wrong in ("gamma", "beta")
+        else (keras_bn.ops.apply_statistics, ["mean", "variance"])
+    )
+    given = {name: tf.Variable(np.ones(5)) for name in names}
+    x = np.ones((3, 4, 5))
+    function(x, **given, axes=(0, 1))
+    message = rf"{wrong} .*axes \(0, 1\), \(5,\)\. .*={re.escape(str(shape))}$"
+    with pytest.raises(ValueError, match=message):
+        function(x, **{**given, wrong: np.ones(shape)}, axes=(0, 1))
+
+
+def test_parameters_may_be_of_a_size_that_is_not_known():
+    function = tf.function(
+        lambda x, gamma: keras_bn.ops.batch_norm(x, gamma, axes=0)[0],
+        input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None])],
+    )
+    x, gamma = np.float32([[1, 2], [3, 6]]), np.float32([2, 3])
+    np.testing.assert_array_equal(
+        function(x, gamma), keras_bn.ops.batch_norm(x, gamma, axes=0)[0]
+    )
+
+
+def test_a_ragged_tensor_is_refused():
+    x = tf.RaggedTensor.from_row_lengths(np.ones((5, 3)), [2, 3])
+    with pytest.raises(ValueError, match=r"dense.*shape \(2, None, 3\)$"):
+        keras_bn.ops.batch_norm(x, axes=(0, 1))
 
 
 def test_integers_are_refused():

@@ -216,6 +216,24 @@ def test_integer_input_is_refused(dtype, training):
         model(x, training=training)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [None, 2])
+def test_ragged_input_is_refused_and_does_as_the_message_says(size, training):
+    layer = BatchNormalization(virtual_batch_size=size)
+    rows = np.random.default_rng(0).normal(3, 2, (9, 3)).astype(np.float32)
+    x = tf.RaggedTensor.from_row_lengths(rows, [4, 3, 2])
+    with pytest.raises(ValueError, match=r"x\.to_tensor\(\).*\(3, None, 3\)"):
+        layer(x, training=training)
+    mask = tf.sequence_mask(x.row_lengths())
+    y = layer(x.to_tensor(), mask=mask, training=training)
+    if size is None and training:
+        np.testing.assert_allclose(
+            tf.boolean_mask(y, mask),
+            (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-3),
+            rtol=1e-5,
+        )
+
+
 BAD_AXES = [
     (4, (None, 4, 4, 5), r"\[-4, 3\] .* rank 4. Received: axis=4"),
     (-5, (None, 4, 4, 5), r"\[-4, 3\] .* rank 4. Received: axis=-5"),
