@@ -468,49 +468,39 @@ class BatchNormalization(keras.layers.Layer):
         )
 
     def _follow(self, batch: _Batch) -> None:
-        self._move(self.moving_mean, batch.mean, batch.usable())
-        self._move(self.moving_variance, batch.variance, batch.usable(least=2))
+        moving_averages.follow(
+            self.moving_mean,
+            batch.mean,
+            batch.usable(),
+            momentum=self.momentum,
+            updates=self.mean_updates,
+        )
+        moving_averages.follow(
+            self.moving_variance,
+            batch.variance,
+            batch.usable(least=2),
+            momentum=self.momentum,
+            updates=self.variance_updates,
+        )
 
     def _follow_for_renorm(self, batch: _Batch) -> None:
         """As Keras: the deviation is averaged, the variance derived from it."""
         std = keras.ops.sqrt(batch.variance + self.epsilon)
         usable, several = batch.usable(), batch.usable(least=2)
-        momentum = self.renorm_momentum
-        self._move(self.renorm_mean, batch.mean, usable, momentum=momentum)
-        self._move(self.renorm_stddev, std, several, momentum=momentum)
-        self._move(self.moving_mean, batch.mean, usable)
-        self._move(self.moving_stddev, std, several)
+        for moving_mean, moving_std, momentum in (
+            (self.renorm_mean, self.renorm_stddev, self.renorm_momentum),
+            (self.moving_mean, self.moving_stddev, self.momentum),
+        ):
+            moving_averages.follow(
+                moving_mean, batch.mean, usable, momentum=momentum
+            )
+            moving_averages.follow(moving_std, std, several, momentum=momentum)
         derived = keras.ops.square(self.moving_stddev.value) - self.epsilon
         self.moving_variance.assign(
             keras.ops.where(
                 several, keras.ops.relu(derived), self.moving_variance.value
             )
         )
-
-    def _move(
-        self,
-        moving: Any,
-        value: Tensor,
-        usable: Tensor,
-        *,
-        momentum: float | None = None,
-    ) -> None:
-        old = keras.ops.stop_gradient(moving.value)
-        value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
-        updates = self._updates_of(moving)
-        if updates is None:
-            momentum = self.momentum if momentum is None else momentum
-            step = moving_averages.exponential(old, value, momentum=momentum)
-        else:
-            step = moving_averages.cumulative(old, value, updates=updates.value)
-            updates.assign_add(keras.ops.cast(usable, updates.dtype))
-        ops.subtract_in_place(moving, step)
-
-    def _updates_of(self, moving: Any) -> Any:
-        """How many batches a cumulative average has taken, or `None`."""
-        if moving is self.moving_mean:
-            return self.mean_updates
-        return self.variance_updates
 
     def _mind_single_values(
         self, inputs: Tensor, mask: Tensor | None, count: Tensor | int

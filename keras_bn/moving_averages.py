@@ -9,7 +9,39 @@ from typing import Any
 
 import keras
 
+from keras_bn import ops
+
 Tensor = Any
+
+
+def follow(
+    moving: Any,
+    value: Tensor,
+    usable: Tensor,
+    *,
+    momentum: float,
+    updates: Any = None,
+) -> None:
+    """Lets a moving average take a value, in place.
+
+    Args:
+        moving: The average so far, a Keras variable of the feature shape.
+        value: The new value, of the feature shape.
+        usable: Boolean, likewise: the features that have such a value. The
+            others stay as they are.
+        momentum: Of `exponential`.
+        updates: For `cumulative`, how many values each feature has taken so
+            far, a Keras variable of the feature shape, which counts on;
+            `None` for `exponential`.
+    """
+    old = keras.ops.stop_gradient(moving.value)
+    value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
+    if updates is None:
+        step = exponential(old, value, momentum=momentum)
+    else:
+        step = cumulative(old, value, updates=updates.value)
+        updates.assign_add(keras.ops.cast(usable, updates.dtype))
+    ops.subtract_in_place(moving, step)
 
 
 def exponential(moving: Tensor, value: Tensor, *, momentum: float) -> Tensor:
