@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test accuracy over steps, over several seeds, as Fig. 1(a)."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from analysis.figures import figure1, style
 from analysis.table import Table
@@ -13,6 +15,7 @@ from analysis.table import Table
 LOOKS = {
     "batch": ("with BN", style.WITH_BN, "-"),
     "keras": ("with BN, Keras' layer", style.PAPER, ":"),
+    "per_activation": ("with BN, each place", style.OTHER_BN, "-."),
     "none": ("without BN", style.WITHOUT_BN, "--"),
 }
 
@@ -35,9 +38,7 @@ def figure(
     for panel, (title, groups) in zip(axes[0], panels.items(), strict=True):
         for norm, runs in groups.items():
             name, color, line = LOOKS[norm]
-            curves = [table.series(r, "validation", "accuracy") for r in runs]
-            steps = curves[0][0]
-            values = np.array([values for _, values in curves])
+            steps, values = _where_all_are(table, runs)
             panel.plot(steps, values.mean(0), line, color=color, label=name)
             panel.fill_between(
                 steps, values.min(0), values.max(0), color=color, alpha=0.2
@@ -54,6 +55,19 @@ def figure(
     first.set_ylim(0.7, 1.0)
     first.legend(loc="lower right")
     return result
+
+
+def _where_all_are(
+    table: Table, runs: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The steps that all runs have evaluated, accuracies `[runs, steps]`.
+
+    A run that was extended has also evaluated where it had ended before.
+    """
+    curves = [table.series(run, "validation", "accuracy") for run in runs]
+    steps = functools.reduce(np.intersect1d, [steps for steps, _ in curves])
+    values = [values[np.isin(own, steps)] for own, values in curves]
+    return steps, np.array(values)
 
 
 def _add_printed(panel: figure1.Axes) -> None:

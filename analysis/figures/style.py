@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WITH_BN = "#1f5fa8"
 WITHOUT_BN = "#c2551b"
+OTHER_BN = "#00795b"
 PAPER = "#555555"
 
 _SETTINGS: Any = {  # matplotlib types each key by itself
