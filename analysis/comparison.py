@@ -2,7 +2,7 @@
 """Which runs of a table belong beside each other, and what sets them apart."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from analysis.table import Run, Table
@@ -20,14 +20,17 @@ class Pair(NamedTuple):
     label: str
 
 
-def differing_fields(runs: Iterable[Run]) -> list[str]:
+def differing_fields(
+    runs: Iterable[Run], *, ignored: Collection[str] = ()
+) -> list[str]:
     """Fields of recipes that are not the same in all runs, in their order."""
     recipes = [run.recipe for run in runs]
     fields = dict.fromkeys(field for recipe in recipes for field in recipe)
     return [
         field
         for field in fields
-        if len({_text(recipe.get(field)) for recipe in recipes}) > 1
+        if field not in ignored
+        and len({_text(recipe.get(field)) for recipe in recipes}) > 1
     ]
 
 
@@ -39,15 +42,24 @@ def pairs(table: Table) -> list[Pair]:
         for run in runs
         if run.recipe.get("norm") == "none"
     }
-    found: dict[str, Pair] = {}
+    found: dict[str, tuple[Run, str]] = {}
     for run in sorted(runs, key=lambda run: run.recipe.get("seed", 0)):
         key = _rest(run, _OF_NORM)
         if run.recipe.get("norm") == "batch" and key in without:
-            recipe = run.recipe
-            label = f"{recipe.get('dataset')}, seed {recipe.get('seed')}"
             group = _rest(run, _OF_NORM | _OF_SEED)
-            found.setdefault(group, Pair(run.name, without[key], label))
-    return list(found.values())
+            found.setdefault(group, (run, without[key]))
+    fields = differing_fields(
+        (run for run, _ in found.values()),
+        ignored=_OF_NORM | {"dataset", "seed"},
+    )
+    return [
+        Pair(
+            run.name,
+            other,
+            f"{run.recipe.get('dataset')}, {_title(run, ['seed', *fields])}",
+        )
+        for run, other in found.values()
+    ]
 
 
 def over_seeds(table: Table) -> dict[str, dict[str, list[str]]]:
@@ -68,13 +80,17 @@ def over_seeds(table: Table) -> dict[str, dict[str, list[str]]]:
         for runs in groups.values()
         if len({run.recipe.get("seed") for run in runs}) > 1
     ]
-    fields = differing_fields(runs[0] for runs in several)
-    return {_title(runs[0], fields): _by_norm(runs) for runs in several}
+    fields = differing_fields(
+        (runs[0] for runs in several), ignored=_OF_NORM | _OF_SEED
+    )
+    return {
+        _title(runs[0], fields or ["dataset"]): _by_norm(runs)
+        for runs in several
+    }
 
 
 def _title(run: Run, fields: Iterable[str]) -> str:
-    named = [f for f in fields if f not in _OF_NORM | _OF_SEED] or ["dataset"]
-    return ", ".join(f"{f} {run.recipe.get(f)}" for f in named)
+    return ", ".join(f"{field} {run.recipe.get(field)}" for field in fields)
 
 
 def _by_norm(runs: Iterable[Run]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 """Every figure that the runs of a table allow, with its caption."""
 
 import io
+import re
 from collections.abc import Callable, Iterator
 
 from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ def _pairs(table: Table, missing: list[str]) -> Iterator[Picture]:
             "fig1_baseline, both with measures, that differ in nothing else"
         )
     for runs in pairs:
-        file_name = runs.label.replace(", seed ", "-")
+        file_name = re.sub(r"[^\w.]+", "-", runs.label.replace(", seed ", "-"))
         for name, (draw, caption) in _of_pairs(runs.label).items():
             try:
                 figure = draw(

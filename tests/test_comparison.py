@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
+
 from analysis import comparison
 from analysis.figures import accuracies, seeds
 from analysis.table import Row, Run, Table
+from keras_bn.recipes import Recipe
 
 OTHERS = {"model": "mlp", "measures": ["percentiles"], "dataset": "digits"}
 
@@ -34,6 +37,23 @@ def test_a_pair_differs_in_the_norm_alone_and_is_of_the_first_seed():
     assert found == [comparison.Pair("2", "3", "digits, seed 0")]
 
 
+def test_pairs_are_told_apart_by_what_differs():
+    found = comparison.pairs(
+        table(
+            *[
+                {"norm": norm, "seed": seed, "learning_rate": rate}
+                for rate, seed in ((0.1, 0), (0.5, 0), (0.9, 3))
+                for norm in ("batch", "none")
+            ]
+        )
+    )
+    assert [pair.label for pair in found] == [
+        "digits, seed 0, learning_rate 0.1",
+        "digits, seed 0, learning_rate 0.5",
+        "digits, seed 3, learning_rate 0.9",
+    ]
+
+
 def test_runs_that_measured_nothing_are_no_pair():
     found = comparison.pairs(
         table(
@@ -60,6 +80,28 @@ def test_seeds_are_grouped_by_what_else_the_runs_share():
     }
     drawn = seeds.figure(runs, found)
     assert [axes.get_title() for axes in drawn.axes] == [*found]
+
+
+def test_seeds_are_averaged_at_the_steps_that_all_have_evaluated():
+    """Of a run that was extended, of one as usual, of one at other steps."""
+    curves = {"0": (500, 750, 1000), "1": (500, 1000), "2": (250, 500, 1000)}
+    runs = table(*[{"norm": "batch", "seed": seed} for seed in range(3)])
+    rows = [
+        Row(run, "validation", "accuracy", step, step / 2000 + int(run) / 10)
+        for run, steps in curves.items()
+        for step in steps
+    ]
+    drawn = seeds.figure(
+        Table(runs.runs.values(), rows), {"": {"batch": [*curves]}}
+    )
+    (line,) = drawn.axes[0].lines
+    assert line.get_xdata().tolist() == [500, 1000]
+    np.testing.assert_allclose(line.get_ydata(), [0.35, 0.6])
+
+
+def test_there_is_a_look_for_each_norm_of_a_recipe():
+    rule = Recipe.__dataclass_fields__["norm"].metadata["rule"]
+    assert {*seeds.LOOKS} == {*rule["choices"]}
 
 
 def test_a_group_by_itself_is_named_by_its_data():

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from analysis import readers, report
+from analysis import gallery, readers, report
+from analysis.figures import figure1
 from analysis.table import Row, Run, Table
 from keras_bn.run_folder import RunFolder
 from tests.pictures import png
@@ -83,6 +84,31 @@ def test_runs_on_mnist_stand_above_what_the_paper_prints():
     assert without[:2] == ["printed, without BN", "0.710"]
     assert len({len(row) for row in (head, ours, with_bn, without)}) == 1
     assert len(report.key_figures(Table([Run("r", {}, {}, {})], []))) == 2
+
+
+def test_no_picture_takes_the_place_of_another():
+    """Two pairs of one data set and seed, as of a sweep over the rate."""
+    measured = {"dataset": "digits", "seed": 0, "measures": ["percentiles"]}
+    tags = [f"percentiles/hidden1/unit0/{p}" for p in figure1.PERCENTILES]
+    runs = [
+        Run(f"{norm} {rate}", {**measured, "norm": norm, "rate": rate}, {}, {})
+        for rate in ("0.1", "../0.5")
+        for norm in ("batch", "none")
+    ]
+    rows = [
+        Row(run.name, part, tag, 0, 0.5)
+        for run in runs
+        for part, tag in [
+            ("validation", "accuracy"),
+            *(("analysis", tag) for tag in tags),
+        ]
+    ]
+    pictures, _ = gallery.drawn(Table(runs, rows))
+    assert [picture.name for picture in pictures] == [
+        "figure1-digits-0-rate-0.1",
+        "figure1-digits-0-rate-..-0.5",
+        "all-runs",
+    ]
 
 
 def test_names_with_markup_are_text_in_the_report(tmp_path):
