@@ -12,12 +12,14 @@ import itertools
 import logging
 import os
 import socket
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
@@ -25,6 +27,9 @@ _LOG = logging.getLogger(__name__)
 _NUMBERS = itertools.count()
 #: How the names of the files end that this module has made.
 _OURS = ".keras_bn"
+#: A record's length and its checksum; bytes around the data with theirs.
+_HEAD = struct.Struct("<QI")
+_AROUND = _HEAD.size + 4
 
 
 class EventFile:
@@ -113,17 +118,53 @@ def own_files(folder: Path) -> list[Path]:
     return [path for path in event_files(folder) if path.suffix == _OURS]
 
 
-def read_events(path: Path) -> Iterator[event_pb2.Event]:
-    """The events of a file, up to where it was cut off if it was."""
-    loader = event_file_loader.RawEventFileLoader(str(path))
-    for record in loader.Load():
-        yield event_pb2.Event.FromString(record)
+def read_events(
+    path: Path, *, warn: Callable[[str], None] = _LOG.warning
+) -> Iterator[event_pb2.Event]:
+    """The events of a file, up to where it was cut off or damaged if it was.
+
+    Args:
+        path: The file, which may still be written.
+        warn: Takes a line if it is damaged. One that was cut off within its
+            last record is not: so is any file that is being written.
+    """
+    size = path.stat().st_size  # before it is read, as it may grow meanwhile
+    read = step = 0
+    for record in event_file_loader.RawEventFileLoader(str(path)).Load():
+        event = event_pb2.Event.FromString(record)
+        read += len(record) + _AROUND
+        step = event.step
+        yield event
+    if _is_damaged(path, read, size):
+        warn(f"{path} is damaged after step {step:,}: its rest cannot be read")
 
 
-def scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Tag, step and value of every scalar in a folder's files, as written."""
+def _is_damaged(path: Path, start: int, end: int) -> bool:
+    """Whether what cannot be read is more than the beginning of a record.
+
+    A record is its length and that one's checksum, the data, their checksum.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        head = file.read(_HEAD.size)
+    if end - start < _HEAD.size:
+        return False
+    length, checksum = _HEAD.unpack(head)
+    is_whole: bool = end - start >= length + _AROUND
+    return is_whole or checksum != masked_crc32c(head[:8])
+
+
+def scalars(
+    folder: Path, *, warn: Callable[[str], None] = _LOG.warning
+) -> Iterator[tuple[str, int, float]]:
+    """Tag, step and value of every scalar in a folder's files, as written.
+
+    Args:
+        folder: The folder.
+        warn: As of `read_events`.
+    """
     for path in event_files(folder):
-        for event in read_events(path):
+        for event in read_events(path, warn=warn):
             for value in event.summary.value:
                 # An empty shape is a scalar; histograms, images and texts
                 # have axes.

@@ -2,6 +2,7 @@
 """Event files and run folders -> a tidy table."""
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from analysis import event_file
 from analysis.table import Row, Run, Table
 
+_LOG = logging.getLogger(__name__)
 PARTS = ("train", "validation", "analysis")
 
 
@@ -20,7 +22,8 @@ def read(logdir: str | Path) -> Table:
     """Reads every run below a folder: all scalars, complete.
 
     A run is a folder with a `recipe.json`. Files cut off at the end, as of a
-    run still going, are read up to there.
+    run still going, are read up to there. So are damaged ones, of which the
+    log and the table say so.
 
     Args:
         logdir: The folder, or that of one run.
@@ -36,12 +39,15 @@ def read(logdir: str | Path) -> Table:
     if not folders:
         raise ReadError(f"{root} holds no runs (folders with a recipe.json)")
     runs = [_read_run(folder, root) for folder in folders]
+    warnings: list[str] = []
     rows = [
         row
         for folder, run in zip(folders, runs, strict=True)
-        for row in _read_rows(folder, run.name)
+        for row in _read_rows(folder, run.name, warnings)
     ]
-    return Table(runs, rows)
+    for warning in warnings:
+        _LOG.warning(warning)
+    return Table(runs, rows, warnings)
 
 
 def read_claims(logdir: str | Path) -> list[dict[str, Any]]:
@@ -95,7 +101,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _read_rows(folder: Path, run: str) -> Iterator[Row]:
+def _read_rows(folder: Path, run: str, warnings: list[str]) -> Iterator[Row]:
     for part in PARTS:
-        for tag, step, value in event_file.scalars(folder / part):
+        for tag, step, value in event_file.scalars(
+            folder / part, warn=warnings.append
+        ):
             yield Row(run, part, tag, step, value)

@@ -186,7 +186,7 @@ def _page(
             "Claims of the paper",
             *(_claim(row, of_claims) for row in claims),
         ),
-        page.section("Missing", page.items(missing)),
+        page.section("Missing", page.items([*table.warnings, *missing])),
         page.section(
             "What sets the runs apart", page.table(_differences(runs))
         ),

@@ -2,7 +2,7 @@
 """What the readers give and the figures take: rows of measured numbers."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,10 +46,17 @@ class Table:
         runs: The runs.
         rows: Their rows; of two with the same run, part, tag and step the
             later one counts.
+        warnings: What could not be read of them, a line each.
     """
 
-    def __init__(self, runs: Iterable[Run], rows: Iterable[Row]) -> None:
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        rows: Iterable[Row],
+        warnings: Sequence[str] = (),
+    ) -> None:
         self.runs = {run.name: run for run in runs}
+        self.warnings = warnings
         self._series: dict[tuple[str, str, str], dict[int, float]] = {}
         for run, part, tag, step, value in rows:
             self._series.setdefault((run, part, tag), {})[step] = value

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing, reading, and what lies between: tags, layouts, cut files."""
 
+import itertools
 import json
 
 import numpy as np
@@ -67,12 +68,64 @@ def test_the_reader_gives_back_every_point(run):
     assert table.runs["run"].recipe == {"norm": "batch"}
 
 
-@pytest.mark.parametrize("cut", [1, 5, 30, 60])
-def test_a_file_that_was_cut_off_is_read_up_to_there(run, cut):
+@pytest.fixture
+def damage(run):
+    """Where the records of the run's file begin; what damages one byte."""
     (path,) = event_file.event_files(run / "analysis")
-    path.write_bytes(path.read_bytes()[:-cut])
-    points = [step for _, step, _ in event_file.scalars(run / "analysis")]
-    assert points in ([0], [0, 10])
+    contents = path.read_bytes()
+    events = [e.SerializeToString() for e in event_file.read_events(path)]
+    starts = [0, *itertools.accumulate(len(event) + 16 for event in events)]
+    assert starts.pop() == len(contents)
+
+    def change(place):
+        changed = bytearray(contents)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+
+    return path, starts, change
+
+
+def test_a_file_that_was_cut_off_is_read_up_to_there(run, damage, caplog):
+    """Wherever it was: such is any file that is being written."""
+    path, starts, _ = damage
+    contents = path.read_bytes()
+    for size in range(starts[1], len(contents)):
+        path.write_bytes(contents[:size])
+        table = readers.read(run)
+        whole = sum(start <= size for start in starts[1:])
+        assert [row.step for row in table.rows()] == [0, 10, 20][: whole - 1]
+        assert not table.warnings
+    assert not caplog.records
+
+
+# In a record: the length, its checksum, the data, their checksum.
+@pytest.mark.parametrize("byte", [0, 7, 8, 12, 20, -1])
+@pytest.mark.parametrize("record", [1, 2, 3])
+def test_of_a_damaged_file_the_rest_is_missing_and_said_once(
+    run, damage, caplog, byte, record
+):
+    path, starts, change = damage
+    change([*starts, path.stat().st_size][record + (byte < 0)] + byte)
+    later = summaries.Writer(run / "analysis")
+    later.open(20)
+    later.scalar("a/b/c", 7.5, step=30)
+    later.close()
+    caplog.clear()
+    table = readers.read(run)
+    left = [0, 10, 20][: record - 1]
+    assert [row.step for row in table.rows()] == [*left, 30]
+    (warning,) = table.warnings
+    assert f"{path} is damaged after step {[0, *left][-1]}" in warning
+    assert [entry.getMessage() for entry in caplog.records] == [warning]
+
+
+def test_a_file_of_something_else_is_damaged(run):
+    path = run / "analysis" / "events.out.tfevents.1.of.another"
+    path.write_bytes(np.random.default_rng(0).bytes(1000))
+    table = readers.read(run)
+    assert len(table.rows()) == 3
+    (warning,) = table.warnings
+    assert f"{path} is damaged after step 0" in warning
 
 
 def test_a_run_that_goes_on_drops_what_came_after(run):

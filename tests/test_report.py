@@ -56,6 +56,15 @@ def test_without_claims_it_says_how_to_measure_them(logdir, tmp_path):
     assert f"python -m analysis.claims --logdir={logdir}" in missing
 
 
+def test_damaged_curves_are_said_on_the_page(logdir, tmp_path):
+    path = logdir / "run" / "train" / "events.out.tfevents.1"
+    path.parent.mkdir()
+    path.write_bytes(bytes(range(100)))
+    report.write_report(logdir, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert page.count(f"{path} is damaged after step 0") == 1
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
