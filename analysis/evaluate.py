@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
+from analysis import files
 from keras_bn import data, training
 from keras_bn.command_line import Command
 from keras_bn.data.views import CROPS
@@ -179,10 +180,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Evaluates, prints the table, writes the file."""
+    output = Path(FLAGS.output) if FLAGS.output else None
+    if output:
+        files.check_writable(output)
     rows = evaluate(FLAGS.runs, data_dir=FLAGS.data_dir, crops=int(FLAGS.crops))
-    if FLAGS.output:
-        write_json(Path(FLAGS.output), rows)
-    print(table(rows))
+    print(table(rows), flush=True)
+    if output:
+        write_json(output, rows)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every figure that the runs of a table allow, with its caption."""
 
-import io
 import re
 from collections.abc import Callable, Iterator
 
 from matplotlib.figure import Figure
 
 from analysis import comparison
-from analysis.figures import accuracies, figure1, figure2, jacobians, seeds
+from analysis.figures import (
+    accuracies,
+    figure1,
+    figure2,
+    jacobians,
+    seeds,
+    style,
+)
 from analysis.page import Picture
 from analysis.table import Table
 
@@ -51,7 +57,7 @@ def _pairs(table: Table, missing: list[str]) -> Iterator[Picture]:
                     f"{name}, {runs.label}, is missing: {error.args[0]}"
                 )
                 continue
-            yield Picture(f"{name}-{file_name}", caption, _png(figure))
+            yield Picture(f"{name}-{file_name}", caption, style.png(figure))
 
 
 def _of_pairs(label: str) -> dict[str, tuple[Callable[..., Figure], str]]:
@@ -79,7 +85,7 @@ def _seeds(table: Table) -> Iterator[Picture]:
             "Fig. 1(a) over several seeds: means, within bands from the least "
             "to the most accurate run."
         )
-        yield Picture("seeds", caption, _png(seeds.figure(table, groups)))
+        yield Picture("seeds", caption, style.png(seeds.figure(table, groups)))
 
 
 def _variants(table: Table) -> Iterator[Picture]:
@@ -89,7 +95,7 @@ def _variants(table: Table) -> Iterator[Picture]:
             "Inception and its batch-normalized variants; a diamond where one "
             "is as good as Inception ever gets."
         )
-        yield Picture("figure2", caption, _png(figure2.figure(table)))
+        yield Picture("figure2", caption, style.png(figure2.figure(table)))
 
 
 def _all_runs(table: Table, missing: list[str]) -> Iterator[Picture]:
@@ -102,10 +108,6 @@ def _all_runs(table: Table, missing: list[str]) -> Iterator[Picture]:
         )
     elif len(runs) > 2:
         figure = accuracies.figure(table, runs)
-        yield Picture("all-runs", "Test accuracy of all runs.", _png(figure))
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+        yield Picture(
+            "all-runs", "Test accuracy of all runs.", style.png(figure)
+        )

@@ -18,6 +18,11 @@ class Picture(NamedTuple):
     caption: str
     png: bytes
 
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.name}.png"
+
 
 def section(title: str, *parts: str) -> str:
     """A heading and what is below it; nothing if that is nothing."""

@@ -3,7 +3,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from analysis import event_file
 from analysis.table import Row, Run, Table
 
 _LOG = logging.getLogger(__name__)
+_PNG = b"\x89PNG\r\n\x1a\n"
 PARTS = ("train", "validation", "analysis")
 
 
@@ -64,9 +65,9 @@ def read_claims(logdir: str | Path) -> list[dict[str, Any]]:
         ReadError: If the file is damaged.
     """
     path = Path(logdir) / "claims.json"
-    rows = _read_json(path).get("results", [])
+    rows = _read_json(path, {"results": list}).get("results", [])
     needed = ("number", "claim", "section", "expected", "measured", "holds")
-    for row in rows if isinstance(rows, list) else [rows]:
+    for row in rows:
         if not isinstance(row, dict):
             raise ReadError(f"{path} is damaged: {row!r:.40} is no claim")
         absent = [name for name in needed if name not in row]
@@ -74,30 +75,67 @@ def read_claims(logdir: str | Path) -> list[dict[str, Any]]:
             raise ReadError(f"{path} is damaged: a claim has no {absent[0]}")
         if not isinstance(row["measured"], dict):
             raise ReadError(f"{path} is damaged: a claim measured no figures")
+        for name, value in row["measured"].items():
+            if not isinstance(value, int | float | None):
+                raise ReadError(
+                    f"{path} is damaged: {name!r:.40} is no figure but "
+                    f"{value!r:.40}"
+                )
     return list(rows)
 
 
+def read_claim_pictures(logdir: str | Path) -> dict[str, bytes]:
+    """The pictures that were drawn for claims: `claim-*.png`.
+
+    Returns:
+        Contents by name without ending, sorted.
+
+    Raises:
+        ReadError: If one is no picture.
+    """
+    found = {}
+    for path in sorted(Path(logdir).glob("claim-*.png")):
+        found[path.stem] = path.read_bytes()
+        if not found[path.stem].startswith(_PNG):
+            raise ReadError(f"{path} is damaged: it is no PNG picture")
+    return found
+
+
 def _read_run(folder: Path, root: Path) -> Run:
-    contents = _read_json(folder / "recipe.json")
+    contents = _read_json(
+        folder / "recipe.json", {"recipe": dict, "environment": dict}
+    )
     name = folder.relative_to(root).as_posix()
     return Run(
         name=folder.name if name == "." else name,
         recipe=contents.get("recipe", {}),
         environment=contents.get("environment", {}),
-        result=_read_json(folder / "result.json"),
+        result=_read_json(
+            folder / "result.json", {"seconds": int | float | None}
+        ),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The contents, empty if there is no such file."""
+def _read_json(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents, empty if there is no such file.
+
+    Args:
+        path: The file.
+        kinds: Of what some of the fields must be, if they are there.
+    """
     try:
         contents = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReadError(f"{path} is damaged: {error}") from None
     if not isinstance(contents, dict):
         raise ReadError(f"{path} is damaged: it holds no JSON object")
+    for name, kind in kinds.items():
+        if name in contents and not isinstance(contents[name], kind):
+            raise ReadError(
+                f"{path} is damaged: its field {name} is {contents[name]!r:.40}"
+            )
     return contents
 
 

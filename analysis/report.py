@@ -19,6 +19,7 @@ from absl import flags
 
 from analysis import (
     comparison,
+    files,
     gallery,
     page,
     readers,
@@ -57,8 +58,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     claims = readers.read_claims(logdir)
     pictures, missing = gallery.drawn(table)
     of_claims = [
-        Picture(path.stem, "", path.read_bytes())
-        for path in sorted(Path(logdir).glob("claim-*.png"))
+        Picture(name, "", png)
+        for name, png in readers.read_claim_pictures(logdir).items()
     ]
     if not claims:
         missing.append(
@@ -69,18 +70,18 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in [*pictures, *of_claims]:
-        _write(folder / f"{picture.name}.png", picture.png)
+        files.write(folder / picture.file, picture.png)
     raw = {name: dataclasses.asdict(run) for name, run in table.runs.items()}
-    _write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
+    files.write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
     contents = _page(table, pictures, claims, of_claims, missing)
-    _write(folder / "index.html", contents.encode("utf-8"))
+    files.write(folder / "index.html", contents.encode("utf-8"))
     _write_images(Path(logdir), pictures)
     return [
         *text_table(key_figures(table)),
         *text_table(_variants(table)),
         *missing,
-        f"Written: {folder / 'index.html'}, "
-        + ", ".join(f"{picture.name}.png" for picture in pictures),
+        "Written: "
+        + ", ".join([str(folder / "index.html"), *(p.file for p in pictures)]),
     ]
 
 
@@ -139,12 +140,6 @@ def _variants(table: Table) -> list[list[str]]:
     if "inception" not in figure2.runs_of(table):
         return []
     return figure2.cells(figure2.rows(table))
-
-
-def _write(path: Path, contents: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(contents)
-    temporary.replace(path)
 
 
 def _write_images(logdir: Path, pictures: list[Picture]) -> None:

@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import keras
@@ -99,6 +100,47 @@ def test_wrong_usage_is_one_line(tmp_path, arguments, code, message):
     lines = [x for x in result.stderr.splitlines() if x.startswith("evaluate:")]
     assert (result.returncode, len(lines)) == (code, 1)
     assert message in lines[0]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "claims"])
+@pytest.mark.parametrize("place", ["file/e.json", "folder"])
+def test_what_cannot_be_written_is_said_before_anything_else(
+    tmp_path, command, place
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", f"analysis.{command}"),
+            f"--output={tmp_path / place}",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        f"{command}: {tmp_path / place} cannot be written: "
+    )
+
+
+def test_the_table_is_printed_though_the_file_cannot_be_written(
+    tmp_path, monkeypatch, capsys
+):
+    def fail(*_):
+        raise OSError("disk full")
+
+    row = {"name": "a", "step": 1, "crops": 1, "top_1": 0.5, "top_5": 1.0}
+    given = {"runs": ["a"], "data_dir": None, "crops": "1"}
+    monkeypatch.setattr(
+        evaluate,
+        "FLAGS",
+        types.SimpleNamespace(**given, output=str(tmp_path / "e.json")),
+    )
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: [row])
+    monkeypatch.setattr(evaluate, "write_json", fail)
+    with pytest.raises(OSError, match="disk full"):
+        evaluate.main()
+    assert "50.00%" in capsys.readouterr().out
 
 
 def test_the_command_prints_a_table_and_writes_json(runs, tmp_path):

@@ -71,11 +71,15 @@ def test_damaged_curves_are_said_on_the_page(logdir, tmp_path):
         ("{", "damaged"),
         ("[]", "holds no JSON object"),
         ('{"results": [{"number": 1}]}', "a claim has no claim"),
-        ('{"results": 3}', "3 is no claim"),
+        ('{"results": 3}', "its field results is 3"),
         ('{"results": ["x"]}', "'x' is no claim"),
         (
             json.dumps({"results": [{**CLAIM, "measured": 1}]}),
             "measured no figures",
+        ),
+        (
+            json.dumps({"results": [{**CLAIM, "measured": {"x": "much"}}]}),
+            "'x' is no figure but 'much'",
         ),
     ],
 )
@@ -83,6 +87,37 @@ def test_damaged_claims_are_refused(logdir, contents, message):
     (logdir / "claims.json").write_text(contents)
     with pytest.raises(readers.ReadError, match=message):
         readers.read_claims(logdir)
+
+
+@pytest.mark.parametrize(
+    ("file", "contents", "message"),
+    [
+        ("recipe.json", {"recipe": 5}, "its field recipe is 5"),
+        (
+            "recipe.json",
+            {"environment": [1]},
+            r"its field environment is \[1\]",
+        ),
+        ("result.json", {"seconds": "long"}, "its field seconds is 'long'"),
+    ],
+)
+def test_records_of_the_wrong_kind_are_refused(logdir, file, contents, message):
+    (logdir / "run" / file).write_text(json.dumps(contents))
+    with pytest.raises(
+        readers.ReadError, match=f"{file} is damaged: {message}"
+    ):
+        readers.read(logdir)
+
+
+def test_a_picture_of_a_claim_that_is_none_is_refused(logdir, tmp_path):
+    (logdir / "claim-x.png").write_bytes(b"GIF89a")
+    with pytest.raises(readers.ReadError, match=r"claim-x.png .* no PNG"):
+        report.write_report(logdir, tmp_path / "out")
+
+
+def test_what_was_written_is_listed(logdir, tmp_path):
+    *_, last = report.write_report(logdir, tmp_path / "out")
+    assert last == f"Written: {tmp_path / 'out' / 'index.html'}"
 
 
 def test_runs_on_mnist_stand_above_what_the_paper_prints():

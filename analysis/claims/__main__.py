@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
+from analysis import files
 from analysis.claims import NUMBERS
 from keras_bn.command_line import Command
 
@@ -90,10 +91,13 @@ def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
 def main() -> int:
     """Measures; returns the exit code."""
     chosen = numbers()
+    output = Path(FLAGS.output) if FLAGS.output else None
+    if output:
+        files.check_writable(output)
     with _logdir() as logdir:
         rows = measure(chosen, logdir)
-    if FLAGS.output:
-        _write_json(Path(FLAGS.output), rows)
+    if output:
+        _write_json(output, rows)
     failed = [row["number"] for row in rows if not row["holds"]]
     print(
         f"{len(rows) - len(failed)} of {len(rows)} claims hold"
@@ -143,7 +147,6 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
     from keras_bn import run_folder
 
     device = ", ".join(keras.distribution.list_devices())
-    path.parent.mkdir(parents=True, exist_ok=True)
     contents = {
         "environment": run_folder.environment(device=device),
         "commit": _commit(),

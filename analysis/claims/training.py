@@ -35,11 +35,6 @@ def recipe(
     )
 
 
-def pair(setting: Setting) -> tuple[Recipe, Recipe]:
-    """With and without BN."""
-    return recipe(setting), recipe(setting, norm="none")
-
-
 def steps_to(table: Table, run: str, accuracy: float) -> float:
     """First evaluated step at which a run is that good; infinity if none."""
     steps, values = table.series(run, "validation", "accuracy")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all figures look like."""
 
+import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis import files
 
 WITH_BN = "#1f5fa8"
 WITHOUT_BN = "#c2551b"
@@ -43,11 +46,16 @@ def panels(
         )
 
 
+def png(figure: Figure) -> bytes:
+    """The figure as the contents of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG to a temporary name and renames it."""
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    """Writes a PNG."""
+    files.write(path, png(figure))
 
 
 def step_axis(axes: Axes) -> None:

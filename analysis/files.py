@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are written whole or not at all."""
+
+import tempfile
+from pathlib import Path
+
+from keras_bn.errors import ExpectedError
+
+
+def write(path: Path, contents: bytes) -> None:
+    """Writes to a temporary name and renames it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(contents)
+    temporary.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """Tries what will be needed when the contents are there, after hours.
+
+    Args:
+        path: The file; its folder is made if missing.
+
+    Raises:
+        ExpectedError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ExpectedError(
+            f"{path} cannot be written: {error.strerror}"
+        ) from None
+    if path.is_dir():
+        raise ExpectedError(f"{path} cannot be written: it is a folder")
