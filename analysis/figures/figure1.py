@@ -14,6 +14,8 @@ from analysis.figures import style
 from analysis.table import Table
 
 PERCENTILES = ("p15", "p50", "p85")
+#: Of those lines: greys, as colours say with or without BN.
+SHADES = ("#8a8a8a", "#222222", "#8a8a8a")
 
 #: Steps, and test accuracy with and without BN, read off the printed figure
 #: (to about .005). It was made on MNIST.
@@ -107,16 +109,15 @@ def _draw_accuracy(
             markersize=4,
             label="printed in the paper",
         )
-    axes.set_ylim(0.7, 1.0)
+    style.accuracy_axis(axes)
     axes.set_title("(a) test accuracy")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(frameon=False)
     style.step_axis(axes)
 
 
 def _draw_percentiles(axes: Axes, table: Table, run: str, title: str) -> None:
-    colors = (style.WITHOUT_BN, style.PAPER, style.WITH_BN)
     tags = typical_unit_tags(table, run)
-    for tag, name, color in zip(tags, PERCENTILES, colors, strict=True):
+    for tag, name, color in zip(tags, PERCENTILES, SHADES, strict=True):
         steps, values = table.series(run, "analysis", tag)
         axes.plot(steps, values, color=color)
         style.label_end(axes, steps[-1], values[-1], name, color)

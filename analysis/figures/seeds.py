@@ -52,8 +52,8 @@ def figure(
     if table.runs[runs[0]].recipe["dataset"] == "mnist":
         _add_printed(first)
     first.set_ylabel("test accuracy")
-    first.set_ylim(0.7, 1.0)
-    first.legend(loc="lower right")
+    style.accuracy_axis(*axes[0])
+    first.legend(frameon=False)
     return result
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -64,6 +65,17 @@ def step_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: f"{x / 1000:g}K" if x else "0")
     )
+
+
+def accuracy_axis(*panels: Axes) -> None:
+    """From 0.7 to 1 as in the paper; from 0 if a line lay below all that."""
+    best = [
+        np.max(np.asarray(line.get_ydata(), np.float64), initial=0)
+        for axes in panels
+        for line in axes.lines
+    ]
+    for axes in panels:
+        axes.set_ylim(0.7 if min(best) > 0.7 else 0.0, 1.0)
 
 
 def log_axis(axes: Axes, *, which: Literal["x", "y"] = "y") -> None:

@@ -36,5 +36,5 @@ def figure(panels: Mapping[str, Sweep]) -> Figure:
             panel.set_xscale("log")
         panel.set_xlabel(name)
     axes[0][0].set_ylabel("test accuracy")
-    axes[0][0].legend()
+    axes[0][0].legend(frameon=False)
     return result
