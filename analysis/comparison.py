@@ -34,6 +34,13 @@ def differing_fields(
     ]
 
 
+def shown(run: Run, field: str) -> str:
+    """A field of a recipe for the eye; a dash where there is nothing."""
+    value = run.recipe.get(field)
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "-" if value is None else text or "-"
+
+
 def pairs(table: Table) -> list[Pair]:
     """Of runs that measured something; of several seeds the first."""
     runs = [run for run in _mlps(table) if run.recipe.get("measures")]
@@ -90,7 +97,7 @@ def over_seeds(table: Table) -> dict[str, dict[str, list[str]]]:
 
 
 def _title(run: Run, fields: Iterable[str]) -> str:
-    return ", ".join(f"{field} {run.recipe.get(field)}" for field in fields)
+    return ", ".join(f"{field} {shown(run, field)}" for field in fields)
 
 
 def _by_norm(runs: Iterable[Run]) -> dict[str, list[str]]:

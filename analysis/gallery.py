@@ -46,7 +46,7 @@ def _pairs(table: Table, missing: list[str]) -> Iterator[Picture]:
             "fig1_baseline, both with measures, that differ in nothing else"
         )
     for runs in pairs:
-        file_name = re.sub(r"[^\w.]+", "-", runs.label.replace(", seed ", "-"))
+        file_name = re.sub(r"[^\w.=-]+", "-", runs.with_bn)
         for name, (draw, caption) in _of_pairs(runs.label).items():
             try:
                 figure = draw(

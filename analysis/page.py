@@ -62,11 +62,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(picture: Picture) -> str:
-    """A picture, within the page itself, and its caption."""
+    """A picture, within the page itself, and its caption.
+
+    A browser has 96 dots per inch, the pictures have 150.
+    """
     data = base64.b64encode(picture.png).decode()
+    width = int.from_bytes(picture.png[16:20]) * 96 // 150
     return (
         f'<figure><div class="wide"><img alt="{html.escape(picture.name)}" '
-        f'src="data:image/png;base64,{data}"></div>'
+        f'width="{width}" src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
     )
 
@@ -95,17 +99,18 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
   margin: 0 auto; max-width: 64rem; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 figure { margin: 1rem 0; }
-img { width: 100%; min-width: 40rem; height: auto; }
+img { max-width: max(100%, 40rem); height: auto; }
 figcaption { color: #555; font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #ddd; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; min-width: 10rem; }
 details { margin: .5rem 0; } summary { cursor: pointer; }
 @media print {
-  body { max-width: none; } img { min-width: 0; }
+  body { max-width: none; } img { max-width: 100%; }
   figure, tr { break-inside: avoid; }
   details::details-content { content-visibility: visible; height: auto; }
 }

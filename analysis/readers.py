@@ -12,6 +12,8 @@ from analysis.table import Row, Run, Table
 
 _LOG = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
+#: Folder whose runs are those of the claims.
+OF_CLAIMS = "claims"
 PARTS = ("train", "validation", "analysis")
 
 
@@ -22,9 +24,10 @@ class ReadError(OSError):
 def read(logdir: str | Path) -> Table:
     """Reads every run below a folder: all scalars, complete.
 
-    A run is a folder with a `recipe.json`. Files cut off at the end, as of a
-    run still going, are read up to there. So are damaged ones, of which the
-    log and the table say so.
+    A run is a folder with a `recipe.json`; those below `claims` were trained
+    to measure the claims and are left out, see `claim_runs`. Files cut off
+    at the end, as of a run still going, are read up to there. So are damaged
+    ones, of which the log and the table say so.
 
     Args:
         logdir: The folder, or that of one run.
@@ -36,9 +39,15 @@ def read(logdir: str | Path) -> Table:
         ReadError: If the folder is missing or holds no runs.
     """
     root = Path(logdir)
-    folders = sorted(path.parent for path in root.rglob("recipe.json"))
+    folders = sorted(
+        {path.parent for path in root.rglob("recipe.json")}
+        - {*claim_runs(root)}
+    )
     if not folders:
-        raise ReadError(f"{root} holds no runs (folders with a recipe.json)")
+        raise ReadError(
+            f"{root} holds no runs (folders with a recipe.json, outside of "
+            f"{root / OF_CLAIMS})"
+        )
     runs = [_read_run(folder, root) for folder in folders]
     warnings: list[str] = []
     rows = [
@@ -49,6 +58,16 @@ def read(logdir: str | Path) -> Table:
     for warning in warnings:
         _LOG.warning(warning)
     return Table(runs, rows, warnings)
+
+
+def claim_runs(logdir: str | Path) -> list[Path]:
+    """Folders of the runs that were trained for the claims.
+
+    Args:
+        logdir: The folder that holds their folder, `claims`.
+    """
+    below = (Path(logdir) / OF_CLAIMS).rglob("*/recipe.json")
+    return [path.parent for path in below]
 
 
 def read_claims(logdir: str | Path) -> list[dict[str, Any]]:

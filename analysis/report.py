@@ -5,8 +5,10 @@ r"""Readers + figures -> a folder with pictures and one page.
 
 The claims are part of it if they were measured into the log folder:
 
-    python -m analysis.claims --logdir=runs --output=runs/claims.json \
-        --figures=runs
+    python -m analysis.claims --logdir=runs/claims \
+        --output=runs/claims.json --figures=runs
+
+Their own runs are then in `runs/claims` and not among those compared.
 """
 
 import dataclasses
@@ -64,7 +66,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     if not claims:
         missing.append(
             "the claims are missing: python -m analysis.claims "
-            f"--logdir={logdir} --output={logdir}/claims.json "
+            f"--logdir={Path(logdir) / readers.OF_CLAIMS} "
+            f"--output={logdir}/claims.json "
             f"--figures={logdir}"
         )
     folder = Path(output)
@@ -73,7 +76,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
         files.write(folder / picture.file, picture.png)
     raw = {name: dataclasses.asdict(run) for name, run in table.runs.items()}
     files.write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
-    contents = _page(table, pictures, claims, of_claims, missing)
+    contents = _page(logdir, table, pictures, claims, of_claims, missing)
     files.write(folder / "index.html", contents.encode("utf-8"))
     _write_images(Path(logdir), pictures)
     return [
@@ -156,6 +159,7 @@ def _write_images(logdir: Path, pictures: list[Picture]) -> None:
 
 
 def _page(
+    logdir: str | Path,
     table: Table,
     pictures: list[Picture],
     claims: list[dict[str, Any]],
@@ -179,6 +183,7 @@ def _page(
         page.section("Figures", *map(page.figure, pictures)),
         page.section(
             "Claims of the paper",
+            _apart(logdir),
             *(_claim(row, of_claims) for row in claims),
         ),
         page.section("Missing", page.items([*table.warnings, *missing])),
@@ -189,6 +194,19 @@ def _page(
             "Recipes and environments",
             *(page.details(run.name, _recipe(run)) for run in runs),
         ),
+    )
+
+
+def _apart(logdir: str | Path) -> str:
+    """Where the claims' own runs are, which the page does not compare."""
+    count = len(readers.claim_runs(logdir))
+    if not count:
+        return ""
+    folder = Path(logdir) / readers.OF_CLAIMS
+    return page.paragraph(
+        f"The {count} runs in {folder} were trained for the claims and are not "
+        "among those compared here. A page of their own: python -m "
+        f"analysis.report --logdir={folder}"
     )
 
 
@@ -213,7 +231,7 @@ def _differences(runs: Iterable[Run]) -> list[list[str]]:
     """A row per run, a column per field in which their recipes differ."""
     fields = comparison.differing_fields(runs)
     rows = [
-        [run.name, *(str(run.recipe.get(field, "-")) for field in fields)]
+        [run.name, *(comparison.shown(run, field) for field in fields)]
         for run in runs
     ]
     return [["run", *fields], *rows] if fields else []
@@ -222,7 +240,7 @@ def _differences(runs: Iterable[Run]) -> list[list[str]]:
 def _recipe(run: Run) -> str:
     versions = run.environment.get("versions", {})
     facts = {
-        **run.recipe,
+        **{field: comparison.shown(run, field) for field in run.recipe},
         "device": run.environment.get("device", "-"),
         "platform": run.environment.get("platform", "-"),
         **{f"{name} version": version for name, version in versions.items()},

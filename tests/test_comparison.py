@@ -125,6 +125,13 @@ def test_fields_that_differ_in_the_order_of_the_recipe():
     assert found == ["norm", "seed", "other"]
 
 
+def test_fields_are_shown_for_the_eye():
+    recipe = {"measures": ["a", "b"], "none": None, "rate": 0.5, "empty": []}
+    run = Run("r", recipe, {}, {})
+    shown = [comparison.shown(run, field) for field in [*recipe, "absent"]]
+    assert shown == ["a b", "-", "0.5", "-", "-"]
+
+
 def test_all_runs_are_drawn_each_with_a_look_of_its_own():
     runs = table(*[{"seed": seed} for seed in range(accuracies.MOST)])
     (panel,) = accuracies.figure(runs, [*runs.runs]).axes

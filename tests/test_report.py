@@ -7,6 +7,7 @@ import pytest
 
 from analysis import gallery, readers, report
 from analysis.figures import figure1
+from analysis.figures.seeds import LOOKS
 from analysis.table import Row, Run, Table
 from keras_bn.run_folder import RunFolder
 from tests.pictures import png
@@ -53,7 +54,20 @@ def test_claims_in_the_log_folder_are_shown(logdir, tmp_path):
 def test_without_claims_it_says_how_to_measure_them(logdir, tmp_path):
     lines = report.write_report(logdir, tmp_path / "out")
     (missing,) = (line for line in lines if "claims are missing" in line)
-    assert f"python -m analysis.claims --logdir={logdir}" in missing
+    assert f"python -m analysis.claims --logdir={logdir}/claims" in missing
+
+
+def test_the_runs_of_claims_are_not_among_the_readers_own(logdir, tmp_path):
+    """A run that is itself called claims is."""
+    runs = [logdir / "claims", logdir / "claims" / "a", logdir / "claims" / "b"]
+    for run in runs:
+        run.mkdir()
+        (run / "recipe.json").write_text(json.dumps({"recipe": {"seed": 1}}))
+    assert {*readers.read(logdir).runs} == {"run", "claims"}
+    assert {*readers.read(logdir / "claims").runs} == {"claims", "a", "b"}
+    report.write_report(logdir, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert f"The 2 runs in {logdir / 'claims'} were trained for" in page
 
 
 def test_damaged_curves_are_said_on_the_page(logdir, tmp_path):
@@ -130,29 +144,48 @@ def test_runs_on_mnist_stand_above_what_the_paper_prints():
     assert len(report.key_figures(Table([Run("r", {}, {}, {})], []))) == 2
 
 
+def of_figure1(run, accuracy):
+    """Rows of a run: what Fig. 1 needs, at one step."""
+    tags = [f"percentiles/hidden1/unit0/{p}" for p in figure1.PERCENTILES]
+    yield Row(run, "validation", "accuracy", 10, accuracy)
+    for place, tag in enumerate(tags):
+        yield Row(run, "analysis", tag, 10, float(place))
+
+
 def test_no_picture_takes_the_place_of_another():
     """Two pairs of one data set and seed, as of a sweep over the rate."""
     measured = {"dataset": "digits", "seed": 0, "measures": ["percentiles"]}
-    tags = [f"percentiles/hidden1/unit0/{p}" for p in figure1.PERCENTILES]
     runs = [
         Run(f"{norm} {rate}", {**measured, "norm": norm, "rate": rate}, {}, {})
         for rate in ("0.1", "../0.5")
         for norm in ("batch", "none")
     ]
-    rows = [
-        Row(run.name, part, tag, 0, 0.5)
-        for run in runs
-        for part, tag in [
-            ("validation", "accuracy"),
-            *(("analysis", tag) for tag in tags),
-        ]
-    ]
+    rows = [row for run in runs for row in of_figure1(run.name, 0.9)]
     pictures, _ = gallery.drawn(Table(runs, rows))
     assert [picture.name for picture in pictures] == [
-        "figure1-digits-0-rate-0.1",
-        "figure1-digits-0-rate-..-0.5",
+        "figure1-batch-0.1",
+        "figure1-batch-..-0.5",
         "all-runs",
     ]
+
+
+@pytest.mark.parametrize(("accuracy", "lowest"), [(0.9, 0.7), (0.1, 0.0)])
+def test_fig_1_shows_every_line_in_colours_that_mean_one_thing(
+    accuracy, lowest
+):
+    rows = [*of_figure1("batch", 0.95), *of_figure1("none", accuracy)]
+    runs = [Run(norm, {"dataset": "digits"}, {}, {}) for norm in LOOKS]
+    drawn = figure1.figure(
+        Table(runs, rows), with_bn="batch", without_bn="none"
+    )
+    curves, *percentiles = drawn.axes
+    assert curves.get_ylim() == (lowest, 1.0)
+    of_norms = {line.get_color() for line in curves.lines}
+    of_percentiles = {
+        line.get_color() for panel in percentiles for line in panel.lines
+    }
+    assert len(of_norms) == 2
+    assert not of_norms & of_percentiles
 
 
 def test_names_with_markup_are_text_in_the_report(tmp_path):
