@@ -4,8 +4,6 @@
 import tempfile
 from pathlib import Path
 
-from keras_bn.errors import ExpectedError
-
 
 def write(path: Path, contents: bytes) -> None:
     """Writes to a temporary name and renames it."""
@@ -21,14 +19,12 @@ def check_writable(path: Path) -> None:
         path: The file; its folder is made if missing.
 
     Raises:
-        ExpectedError: If it cannot be written.
+        OSError: If it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise ExpectedError(
-            f"{path} cannot be written: {error.strerror}"
-        ) from None
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
     if path.is_dir():
-        raise ExpectedError(f"{path} cannot be written: it is a folder")
+        raise OSError(f"{path} cannot be written: it is a folder")
