@@ -38,6 +38,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.histogram import summary_v2 as histogram
 from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
@@ -45,6 +47,8 @@ from tensorboard.plugins.text import summary_v2 as text
 
 from analysis import event_file
 
+#: With so many parameters TensorBoard's page opens.
+_TICKED = 5
 _SCALAR = scalar_metadata.create_summary_metadata(
     display_name=None, description=None
 )
@@ -163,12 +167,17 @@ class Writer:
         self._add(custom_scalar.pb(layout), 0)
 
     def hyperparameters(self, values: Mapping[str, Any], *, trial: str) -> None:
-        """The run's row on the hparams page, with its test accuracy."""
+        """The run's row on the hparams page, with its test accuracy.
+
+        Args:
+            values: The page opens with the first five, sorted by name; the
+                others can be ticked.
+            trial: Name of the run.
+        """
         shown = {
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in values.items()
         }
-        columns = [hparams_api.HParam(name) for name in shown]
         metrics = [
             hparams_api.Metric(metric, group="validation", display_name=name)
             for metric, name in (
@@ -176,7 +185,23 @@ class Writer:
                 ("loss", "test loss"),
             )
         ]
-        self._add(hparams.hparams_config_pb(columns, metrics), 0)
+        page = api_pb2.Experiment(
+            # TensorBoard sorts by name, but what is said to differ comes first.
+            hparam_infos=[
+                api_pb2.HParamInfo(name=name, differs=place < _TICKED)
+                for place, name in enumerate(shown)
+            ],
+            metric_infos=[metric.as_proto() for metric in metrics],
+        )
+        summary = summary_pb2.Summary()
+        summary.value.add(
+            tag=hparams_metadata.EXPERIMENT_TAG,
+            tensor=hparams_metadata.NULL_TENSOR,
+            metadata=hparams_metadata.create_summary_metadata(
+                plugin_data_pb2.HParamsPluginData(experiment=page)
+            ),
+        )
+        self._add(summary, 0)
         self._add(hparams.hparams_pb(shown, trial_id=trial), 0)
 
     def _add(self, summary: Any, step: int) -> None:

@@ -210,13 +210,15 @@ class Recipe:
         return cls(**values)
 
 
+# What tells runs apart comes first: TensorBoard shows the first five.
 _HYPERPARAMETERS = (
     "recipe",
-    "model",
     "norm",
-    "activation",
-    "dataset",
     "learning_rate",
+    "dataset",
+    "seed",
+    "model",
+    "activation",
     "momentum",
     "learning_rate_decay",
     "learning_rate_decay_steps",
@@ -237,7 +239,6 @@ _HYPERPARAMETERS = (
     "image_size",
     "population_statistics",
     "mixed_precision",
-    "seed",
 )
 
 

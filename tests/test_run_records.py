@@ -162,6 +162,7 @@ def test_tensorboard_serves_it(logdir):
     paths = [
         "custom_scalars/layout",
         f"scalars/scalars?{urllib.parse.urlencode(curve)}",
+        "hparams/experiment?request=%7B%7D",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "tests.served", str(logdir), *paths],
@@ -169,10 +170,17 @@ def test_tensorboard_serves_it(logdir):
         text=True,
         check=True,
     )
-    page, points = json.loads(done.stdout.splitlines()[-1])
+    page, points, compared = json.loads(done.stdout.splitlines()[-1])
     titles = [category["title"] for category in page["category"]]
     assert len(titles) == len(set(titles)) >= 4
     assert [step for _, step, _ in points] == [0, 15, 30, 45, 60]
+    # The page opens with five of them.
+    columns = [column["name"] for column in compared["hparamInfos"]]
+    telling = ["dataset", "learning_rate", "norm", "recipe", "seed"]
+    assert columns[:5] == telling
+    assert {*columns} == {*Recipe().hyperparameters()}
+    metrics = [metric["displayName"] for metric in compared["metricInfos"]]
+    assert metrics == ["test accuracy", "test loss"]
 
 
 def test_the_report_has_figures_tables_and_raw_figures(logdir, tmp_path):
