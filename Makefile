@@ -72,7 +72,7 @@ report: $(READY)  ## Draw the figures of the runs in LOGDIR into REPORT
 	$(BIN)/python -m analysis.report --logdir=$(LOGDIR) --output=$(REPORT)
 
 dashboard: $(READY)  ## TensorBoard over LOGDIR, on this machine only
-	$(BIN)/tensorboard --logdir=$(LOGDIR) --bind_all=false --host=localhost --samples_per_plugin=images=100,scalars=10000
+	$(BIN)/tensorboard --logdir=$(LOGDIR) --host=localhost --samples_per_plugin=images=100,scalars=10000
 
 lock:  ## Resolve the ranges of setup.cfg anew, with hashes
 	$(PYTHON) -m venv build/lock
