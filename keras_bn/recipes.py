@@ -10,8 +10,13 @@ Standard library only.
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping
+import math
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
+
+#: Steps are counted in 32 bits.
+_MOST = 2**31 - 1
 
 
 def _field(
@@ -44,10 +49,16 @@ class Recipe:
         "units of each hidden layer; of inception, multiple of the paper's "
         "channels",
         above=0,
+        at_most=1_000_000,
     )
-    depth: int = _field(3, "number of hidden layers", at_least=1)
+    depth: int = _field(
+        3, "number of hidden layers", at_least=1, at_most=10_000
+    )
     weight_stddev: float = _field(
-        0.05, "standard deviation of the initial weights", above=0
+        0.05,
+        "standard deviation of the initial weights",
+        above=0,
+        below=math.inf,
     )
     activation: str = _field(
         "sigmoid",
@@ -58,7 +69,10 @@ class Recipe:
         0.0, "share dropped before the last layer", at_least=0, below=1
     )
     initial_weight_scale: float = _field(
-        1.0, "of inception: factor of the initial weights", above=0
+        1.0,
+        "of inception: factor of the initial weights",
+        above=0,
+        below=math.inf,
     )
     local_response_normalization: bool = _field(
         False, "of inception: in the stem, as GoogLeNet had"
@@ -78,7 +92,10 @@ class Recipe:
         choices=("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"),
     )
     image_size: int = _field(
-        32, "of inception: height and width of the images", at_least=16
+        32,
+        "of inception: height and width of the images",
+        at_least=16,
+        at_most=10_000,
     )
     dataset: str = _field(
         "digits",
@@ -95,10 +112,14 @@ class Recipe:
         "mix all examples, those within each shard, or only the shards",
         choices=("all", "within", "shards"),
     )
-    steps: int = _field(50_000, "training steps, a batch each", at_least=1)
-    batch_size: int = _field(60, "examples in a batch", at_least=1)
+    steps: int = _field(
+        50_000, "training steps, a batch each", at_least=1, at_most=_MOST
+    )
+    batch_size: int = _field(
+        60, "examples in a batch", at_least=1, at_most=_MOST
+    )
     learning_rate: float = _field(
-        0.1, "of gradient descent, at the start", above=0
+        0.1, "of gradient descent, at the start", above=0, below=math.inf
     )
     momentum: float = _field(
         0.0, "of gradient descent; 0 for none", at_least=0, below=1
@@ -107,22 +128,32 @@ class Recipe:
         1.0, "factor of the learning rate ...", above=0, at_most=1
     )
     learning_rate_decay_steps: int = _field(
-        1000, "... after each so many steps", at_least=1
+        1000, "... after each so many steps", at_least=1, at_most=_MOST
     )
     l2: float = _field(
-        0.0, "of inception: weight of the squared kernels", at_least=0
+        0.0,
+        "of inception: weight of the squared kernels",
+        at_least=0,
+        below=math.inf,
     )
     seed: int = _field(
-        0, "of the initial weights and the order of the examples", at_least=0
+        0,
+        "of the initial weights and the order of the examples",
+        at_least=0,
+        below=2**32,
     )
     evaluate_every: int = _field(
-        500, "steps between two looks at the test examples", at_least=1
+        500,
+        "steps between two looks at the test examples",
+        at_least=1,
+        at_most=_MOST,
     )
     population_statistics: int = _field(
         0,
         "batches that give BN its statistics anew before each evaluation; 0 "
         "keeps the moving averages",
         at_least=0,
+        at_most=_MOST,
     )
     measures: tuple[str, ...] = _field(
         ("percentiles", "jacobian"),
@@ -137,15 +168,16 @@ class Recipe:
         ),
     )
     measure_every: int = _field(
-        500, "steps between two measurements", at_least=1
+        500, "steps between two measurements", at_least=1, at_most=_MOST
     )
     checkpoint_every: int = _field(
-        10_000, "steps between two checkpoints", at_least=1
+        10_000, "steps between two checkpoints", at_least=1, at_most=_MOST
     )
     steps_per_execution: int = _field(
         1000,
         "most steps that run before Python looks; never past a scheduled one",
         at_least=1,
+        at_most=100_000,
     )
     jit_compile: bool = _field(True, "compile the training step with XLA")
     strategy: str = _field(
@@ -159,6 +191,7 @@ class Recipe:
         "with mirrored, how many devices; 0 for all. Without a GPU, the CPU "
         "is split into as many",
         at_least=0,
+        at_most=10_000,
     )
     mixed_precision: str = _field(
         "none",
@@ -242,21 +275,28 @@ _HYPERPARAMETERS = (
 )
 
 
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "at_least": (">=", operator.ge),
+    "above": (">", operator.gt),
+    "at_most": ("<=", operator.le),
+    "below": ("<", operator.lt),
+}
+
+
 def _complaint(value: Any, rule: Mapping[str, Any]) -> str:
     """What `value` should have been, or nothing if it is allowed."""
     if "choices" in rule:
         values = value if isinstance(value, tuple) else (value,)
         if any(v not in rule["choices"] for v in values):
             return f"one of {', '.join(rule['choices'])}"
-    # A NaN fails both comparisons, an infinity the last one.
-    if "at_least" in rule and not rule["at_least"] <= value < 2**63:
-        return f">= {rule['at_least']}"
-    if "below" in rule and not value < rule["below"]:
-        return f"< {rule['below']}"
-    if "at_most" in rule and not value <= rule["at_most"]:
-        return f"<= {rule['at_most']}"
-    if "above" in rule and not rule["above"] < value < float("inf"):
-        return f"finite and > {rule['above']}"
+    bounds = [
+        (sign, rule[name], holds)
+        for name, (sign, holds) in _BOUNDS.items()
+        if name in rule
+    ]
+    # A NaN holds none.
+    if not all(holds(value, bound) for _, bound, holds in bounds):
+        return " and ".join(f"{sign} {bound}" for sign, bound, _ in bounds)
     return ""
 
 
