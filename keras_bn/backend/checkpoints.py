@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's whole state on disk, by TensorFlow's checkpoints.
 
-TensorFlow writes to temporary names, renames, rotates, and checks a CRC of
-every tensor when it reads. A checkpoint that is found damaged costs the steps
-since the one before it, not the run.
+    ckpt-<step>.index, ckpt-<step>.data-00000-of-00001
+
+TensorFlow writes to temporary names, renames, the index last, and checks a CRC
+of every tensor when it reads. A checkpoint that is found damaged costs the
+steps since the one before it, not the run. Which there are is read from their
+names, so there is no list of them that could be damaged.
 """
 
 import json
@@ -58,19 +61,19 @@ class Checkpoints:
         *,
         keep: int = 2,
     ) -> None:
-        self._state = state
+        self._folder = folder
+        self._keep = keep
+        #: Step of the checkpoint last written or restored; -1 before.
+        self._current = -1
         self._checkpoint = tf.train.Checkpoint(
             variables=[variable.value for variable in variables(model)],
             state=_JsonState(state),
-        )
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(folder), max_to_keep=keep
         )
 
     @property
     def newest(self) -> int:
         """The step of the newest checkpoint, -1 if there is none."""
-        return _step_of(self._manager.latest_checkpoint)
+        return max(self._steps(), default=-1)
 
     def save(self, step: int) -> None:
         """Writes the state after `step` steps, unless it is there already.
@@ -79,15 +82,17 @@ class Checkpoints:
             CheckpointError: If the disk does not take it; the checkpoints
                 before it stay.
         """
-        if self.newest == step:
+        if self._current == step:
             return
         try:
-            self._manager.save(checkpoint_number=step)
+            self._checkpoint.write(self._path(step))
+            self._rotate(step)
         except (tf.errors.OpError, OSError) as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} cannot be written: "
                 f"{_first_line(error)}"
             ) from None
+        self._current = step
 
     def restore(self) -> int:
         """Restores the newest checkpoint that can be read.
@@ -98,30 +103,56 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are some and none can be read.
         """
-        return self._restore(self._manager.checkpoints)
+        return self._restore(self._steps())
 
     def fall_back(self) -> int:
-        """Restores the one before the newest, and makes it the newest again.
+        """Restores the one before the newest, and deletes the newest.
 
         Returns:
             Its step; that of the newest, not restored, if it is the only one.
 
         Raises:
-            CheckpointError: If it cannot be read, or not be written again.
+            CheckpointError: If it cannot be read, or the other not deleted.
         """
-        *earlier, _ = self._manager.checkpoints
+        *earlier, newest = self._steps()
         if not earlier:
-            return self.newest
+            return newest
         step = self._restore(earlier)
-        self.save(step)
+        try:
+            self._rotate(step)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint of step {newest} cannot be deleted: {error}"
+            ) from None
         return step
 
-    def _restore(self, paths: Sequence[str]) -> int:
+    def _path(self, step: int) -> str:
+        return str(self._folder / f"ckpt-{step}")
+
+    def _steps(self) -> list[int]:
+        """The steps of all checkpoints there are, in order."""
+        names = (path.stem for path in self._folder.glob("ckpt-*.index"))
+        steps = (name.removeprefix("ckpt-") for name in names)
+        return sorted(int(step) for step in steps if step.isdecimal())
+
+    def _rotate(self, step: int) -> None:
+        """Deletes all but the newest `keep` up to a step.
+
+        Later ones are of a way that was given up.
+        """
+        steps = self._steps()
+        kept = [each for each in steps if each <= step][-self._keep :]
+        for each in set(steps) - set(kept):
+            for path in self._folder.glob(f"ckpt-{each}.*"):
+                path.unlink()
+
+    def _restore(self, steps: Sequence[int]) -> int:
         """Restores the last one that can be read."""
         reasons = []
-        for path in reversed(paths):
+        for step in reversed(steps):
+            path = self._path(step)
             try:
-                status = self._checkpoint.restore(path)
+                status = self._checkpoint.read(path)
                 status.assert_existing_objects_matched()
             except (
                 tf.errors.OpError,
@@ -138,7 +169,8 @@ class Checkpoints:
                 continue
             for reason in reasons:
                 _LOG.warning("%s; going on from %s", reason, path)
-            return _step_of(path)
+            self._current = step
+            return step
         if reasons:
             raise CheckpointError("; ".join(reasons))
         return 0
@@ -149,10 +181,6 @@ def variables(model: keras.Model) -> list[Any]:
     metrics = {id(variable) for variable in model.metrics_variables}
     own = [v for v in model.variables if id(v) not in metrics]
     return [*own, *model.optimizer.variables]
-
-
-def _step_of(path: str | None) -> int:
-    return -1 if path is None else int(path.rsplit("-", 1)[1])
 
 
 def _first_line(error: Exception) -> str:
