@@ -32,7 +32,7 @@ flags.DEFINE_string(
     "run_name", None, "default: recipe, data set and seed, joined by hyphens"
 )
 flags.DEFINE_bool("resume", False, "go on with the run of that name")
-flags.DEFINE_bool("overwrite", False, "delete the run of that name first")
+flags.DEFINE_bool("overwrite", False, "replace the run of that name")
 flags.DEFINE_bool("dry_run", False, "print recipe and size, touch nothing")
 
 
@@ -94,7 +94,7 @@ def run(recipe: recipes.Recipe) -> Any:
     from analysis import callbacks, schedules
     from keras_bn import data, run_folder, training
 
-    device, chief = training.start(recipe)
+    _, chief = training.start(recipe)
     dataset = data.load(
         recipe.dataset,
         data_dir=FLAGS.data_dir,
@@ -113,7 +113,6 @@ def run(recipe: recipes.Recipe) -> Any:
         recipe,
         resume=FLAGS.resume,
         overwrite=FLAGS.overwrite,
-        device=device,
     ) as folder:
         print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
         test_inputs, test_targets = dataset.probe()

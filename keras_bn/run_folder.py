@@ -4,15 +4,19 @@
 <logdir>/<run_name>/
     lock            held by the process that writes
     recipe.json     resolved recipe, versions, device, when it started
-    train/ validation/ analysis/    event files
+    events.out.tfevents.*    event files of the run as a whole
+    train/ validation/ analysis/    those of its parts
     checkpoints/    the newest states of the run
     result.json     final and best figures, steps, seconds
+    figures/        images of a report on this run alone
+    replaced/       the run that this one replaces, until it has begun
 """
 
 import contextlib
 import dataclasses
 import datetime
 import fcntl
+import fnmatch
 import json
 import math
 import os
@@ -29,6 +33,18 @@ from keras_bn.recipes import Recipe
 
 #: File that is locked while a process writes into the folder.
 LOCK = "lock"
+_RECIPE = "recipe.json"
+_RESULT = "result.json"
+#: The run that is replaced: all of it, on its way there or back, given up.
+_REPLACED = "replaced"
+_MOVING = "replaced.tmp"
+_DELETED = "replaced.deleted"
+#: Patterns of all that a run consists of; nothing else is ever deleted.
+_OF_A_RUN = (
+    *(_RECIPE, f"{_RECIPE}.tmp", _RESULT, f"{_RESULT}.tmp"),
+    *("train", "validation", "analysis", "checkpoints", "figures"),
+    "events.out.tfevents.*",
+)
 
 
 class RunFolderError(ExpectedError):
@@ -64,7 +80,7 @@ class RunFolder:
     @property
     def recipe_file(self) -> Path:
         """The resolved recipe and the environment, as JSON."""
-        return self.path / "recipe.json"
+        return self.path / _RECIPE
 
     def write_recipe(self, recipe: Recipe, *, device: str) -> None:
         """Writes `recipe.json`."""
@@ -102,7 +118,7 @@ class RunFolder:
     def write_result(self, result: Any) -> None:
         """Writes `result.json` from a `keras_bn.training.Result`."""
         write_json(
-            self.path / "result.json",
+            self.path / _RESULT,
             {
                 "steps": result.steps,
                 "seconds": round(result.seconds, 3),
@@ -113,6 +129,16 @@ class RunFolder:
             },
         )
 
+    def delete_replaced(self) -> None:
+        """Deletes the run that this one replaces, if there is one.
+
+        To be called once this one has begun: until then, whatever happens
+        gives the other one back.
+        """
+        if (self.path / _REPLACED).exists():
+            # At once, so that what a kill leaves of it is never brought back.
+            shutil.rmtree((self.path / _REPLACED).rename(self.path / _DELETED))
+
 
 @contextlib.contextmanager
 def open_run_folder(
@@ -121,7 +147,6 @@ def open_run_folder(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    device: str = "unknown",
 ) -> Iterator[RunFolder]:
     """Makes or takes up the folder of a run; never mixes two runs.
 
@@ -132,13 +157,14 @@ def open_run_folder(
         recipe: The recipe about to run.
         resume: Go on with the run that lies there (or start, if none does).
             Its recipe must be the same but for `FREE_TO_CHANGE`.
-        overwrite: Delete the run that lies there.
-        device: What the run trains on, for the record.
+        overwrite: Replace the run that lies there. It is put aside, and
+            comes back unless `delete_replaced` was called.
 
     Raises:
         RunFolderError: If a run is there and neither option is given, the
-            recipes differ, another process is training in it, or the folder
-            cannot be written.
+            recipes differ, another process is training in it, something
+            that is not of a run would be deleted, or the folder cannot be
+            written.
         ValueError: If both options are given.
     """
     if resume and overwrite:
@@ -146,14 +172,16 @@ def open_run_folder(
             "at most one of resume and overwrite may be given. Received: both"
         )
     folder = RunFolder(Path(path))
-    _check_is_run(folder)
     with contextlib.ExitStack() as stack:
         try:
+            _check_is_run(folder)
             stack.enter_context(_locked(folder))
+            stack.callback(_bring_back, folder.path)
+            _bring_back(folder.path)
             if overwrite:
-                _delete_run(folder)
-            _check_goes_on(folder, recipe, resume=resume)
-            folder.write_recipe(recipe, device=device)
+                _put_aside(folder.path)
+            else:
+                _check_goes_on(folder, recipe, resume=resume)
         except OSError as error:
             raise RunFolderError(
                 f"the run folder {folder.path} cannot be written: "
@@ -178,30 +206,75 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _contents(folder: RunFolder) -> list[Path]:
-    return [path for path in folder.path.iterdir() if path.name != LOCK]
-
-
 def _check_is_run(folder: RunFolder) -> None:
-    there = folder.path.exists() and _contents(folder)
-    if there and not folder.recipe_file.exists():
+    """Refuses a folder of something else before anything is made in it."""
+    places = ("", _REPLACED, _MOVING)
+    if any(_is_recipe(folder.path / place / _RECIPE) for place in places):
+        return
+    if folder.path.exists() and _contents(folder.path):
         raise RunFolderError(
             f"{folder.path} holds something that is not a run (it has no "
-            "recipe.json), so it is left alone. Choose another --run_name"
+            "recipe.json of this package, or a damaged one), so it is left "
+            "alone. Choose another --run_name"
         )
 
 
-def _delete_run(folder: RunFolder) -> None:
-    # The recipe goes last: a deletion that is cut off can be repeated.
-    for path in sorted(_contents(folder), key=folder.recipe_file.__eq__):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _is_recipe(path: Path) -> bool:
+    """Whether the file is ours, be it of another version."""
+    try:
+        contents = json.loads(path.read_text("utf-8"))
+        return {"recipe", "environment", "started"} <= set(contents)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _contents(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != LOCK]
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return any(fnmatch.fnmatch(path.name, pattern) for pattern in _OF_A_RUN)
+
+
+def _put_aside(folder: Path) -> None:
+    """Moves the run in a folder to `_REPLACED`, whole or not at all."""
+    others = [p.name for p in _contents(folder) if not _is_of_a_run(p)]
+    if others:
+        raise RunFolderError(
+            f"{folder} also holds {', '.join(sorted(others))}, not of the "
+            "run, so nothing is deleted. Move that, or choose another "
+            "--run_name"
+        )
+    if _contents(folder):
+        _move_run(folder, folder / _MOVING)
+        (folder / _MOVING).rename(folder / _REPLACED)
+
+
+def _bring_back(folder: Path) -> None:
+    """Undoes `_put_aside`, and what of either was cut off by a kill."""
+    _delete_if_there(folder / _DELETED)
+    if (folder / _REPLACED).exists():
+        _move_run(folder, folder / _DELETED)
+        (folder / _REPLACED).rename(folder / _MOVING)
+    if (folder / _MOVING).exists():
+        _move_run(folder / _MOVING, folder)
+        (folder / _MOVING).rmdir()
+    _delete_if_there(folder / _DELETED)
+
+
+def _delete_if_there(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _move_run(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for path in filter(_is_of_a_run, _contents(source)):
+        path.rename(target / path.name)
 
 
 def _check_goes_on(folder: RunFolder, asked: Recipe, *, resume: bool) -> None:
-    if not _contents(folder):
+    if not _contents(folder.path):
         return
     if not resume:
         raise RunFolderError(

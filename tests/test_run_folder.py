@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -9,14 +12,35 @@ from keras_bn.run_folder import RunFolderError, write_json
 
 
 def open_run_folder(*arguments, **options):
-    """Opens a folder and leaves it at once."""
+    """Opens a folder and leaves it at once, before the run begins."""
     with run_folder.open_run_folder(*arguments, **options) as folder:
         return folder
 
 
+def begin_run(path, recipe, *, device="cpu", begins=True, **options):
+    """Opens a folder, does there what a run does, leaves it."""
+    with run_folder.open_run_folder(path, recipe, **options) as folder:
+        folder.write_recipe(recipe, device=device)
+        for part in ("train", "checkpoints"):
+            (folder.path / part).mkdir(exist_ok=True)
+            (folder.path / part / f"of_seed_{recipe.seed}").touch()
+        if begins:
+            folder.delete_replaced()
+        return folder
+
+
+def contents(path):
+    """What lies in a folder but for its lock: names, and what files hold."""
+    return {
+        str(file.relative_to(path)): file.is_file() and file.read_bytes()
+        for file in path.rglob("*")
+        if file.name != run_folder.LOCK
+    }
+
+
 def test_a_new_folder_holds_recipe_and_environment(tmp_path):
     recipe = Recipe(steps=7)
-    folder = open_run_folder(tmp_path / "a" / "run", recipe, device="cpu:0")
+    folder = begin_run(tmp_path / "a" / "run", recipe, device="cpu:0")
     contents = json.loads(folder.recipe_file.read_text())
     assert Recipe.from_mapping(contents["recipe"]) == recipe
     assert contents["environment"]["device"] == "cpu:0"
@@ -27,38 +51,109 @@ def test_a_new_folder_holds_recipe_and_environment(tmp_path):
 
 def test_an_existing_run_is_never_mixed_in(tmp_path):
     recipe = Recipe()
-    open_run_folder(tmp_path / "run", recipe)
+    begin_run(tmp_path / "run", recipe)
     with pytest.raises(RunFolderError, match=r"exists.*--resume.*--overwrite"):
         open_run_folder(tmp_path / "run", recipe)
 
 
-def test_resume_takes_the_same_recipe_with_other_steps(tmp_path):
+def test_a_run_that_never_began_leaves_the_place_free(tmp_path):
     open_run_folder(tmp_path / "run", Recipe())
-    folder = open_run_folder(tmp_path / "run", Recipe(steps=9), resume=True)
+    begin_run(tmp_path / "run", Recipe())
+
+
+def test_resume_takes_the_same_recipe_with_other_steps(tmp_path):
+    begin_run(tmp_path / "run", Recipe())
+    folder = begin_run(tmp_path / "run", Recipe(steps=9), resume=True)
     assert folder.read_recipe().steps == 9
     with pytest.raises(RunFolderError, match="seed=0 there, 1 asked"):
         open_run_folder(tmp_path / "run", Recipe(seed=1), resume=True)
 
 
-@pytest.mark.parametrize("contents", ["", "{", "[]", '{"recipe": {"x": 1}}'])
-def test_resume_with_a_damaged_recipe_is_refused(tmp_path, contents):
-    folder = open_run_folder(tmp_path / "run", Recipe())
-    folder.recipe_file.write_text(contents)
-    with pytest.raises(RunFolderError, match=r"recipe.json holds no recipe"):
-        open_run_folder(tmp_path / "run", Recipe(), resume=True)
+def test_what_does_not_go_on_changes_nothing(tmp_path):
+    begin_run(tmp_path / "run", Recipe())
+    before = contents(tmp_path / "run")
+    open_run_folder(tmp_path / "run", Recipe(steps=9), resume=True)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"name": "soup"}'])
+@pytest.mark.parametrize("option", ["resume", "overwrite"])
+def test_resume_with_a_damaged_recipe_is_refused(tmp_path, damaged, option):
+    folder = begin_run(tmp_path / "run", Recipe())
+    folder.recipe_file.write_text(damaged)
+    before = contents(folder.path)
+    with pytest.raises(RunFolderError, match=r"not a run.*a damaged one"):
+        open_run_folder(folder.path, Recipe(), **{option: True})
+    assert contents(folder.path) == before
+
+
+def test_a_recipe_of_another_version_is_replaced_but_not_gone_on_with(tmp_path):
+    folder = begin_run(tmp_path / "run", Recipe())
+    text = folder.recipe_file.read_text()
+    folder.recipe_file.write_text(text.replace('"steps"', '"old_name"'))
+    with pytest.raises(RunFolderError, match=r"no recipe.*old_name"):
+        open_run_folder(folder.path, Recipe(), resume=True)
+    begin_run(folder.path, Recipe(seed=1), overwrite=True)
+    assert folder.read_recipe().seed == 1
 
 
 def test_overwrite_deletes_runs_and_nothing_else(tmp_path):
-    folder = open_run_folder(tmp_path / "run", Recipe())
-    (folder.path / "old").touch()
-    open_run_folder(tmp_path / "run", Recipe(), overwrite=True)
-    assert not (folder.path / "old").exists()
+    folder = begin_run(tmp_path / "run", Recipe())
+    begin_run(folder.path, Recipe(seed=1), overwrite=True)
+    begin_run(tmp_path / "other", Recipe(seed=1))
+    assert set(contents(folder.path)) == set(contents(tmp_path / "other"))
+
+    (folder.path / "thesis.tex").touch()
+    before = contents(folder.path)
+    with pytest.raises(RunFolderError, match=r"also holds thesis\.tex"):
+        begin_run(folder.path, Recipe(), overwrite=True)
+    assert contents(folder.path) == before
+
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "cat.jpg").touch()
     with pytest.raises(RunFolderError, match="is not a run"):
         open_run_folder(photos, Recipe(), overwrite=True)
-    assert (photos / "cat.jpg").exists()
+    assert [path.name for path in photos.iterdir()] == ["cat.jpg"]
+
+
+def test_a_run_that_is_to_be_replaced_comes_back_unless_the_new_one_began(
+    tmp_path,
+):
+    path = begin_run(tmp_path / "run", Recipe()).path
+    before = contents(path)
+    begin_run(path, Recipe(seed=1), overwrite=True, begins=False)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("moment", range(14))
+def test_a_kill_while_overwriting_leaves_one_whole_run(
+    tmp_path, monkeypatch, moment, begins
+):
+    """From one moment on nothing is moved or deleted any more."""
+    path = begin_run(tmp_path / "run", Recipe()).path
+    calls = 0
+
+    def until_killed(function):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls > moment:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", until_killed(Path.rename))
+        patch.setattr(shutil, "rmtree", until_killed(shutil.rmtree))
+        begin_run(path, Recipe(seed=1), overwrite=True, begins=begins)
+    # Three are moved aside, then their folder renamed, twice: here it counts.
+    left = Recipe(seed=int(begins and moment > 4))
+    open_run_folder(path, left, resume=True)
+    begin_run(tmp_path / "other", left)
+    assert set(contents(path)) == set(contents(tmp_path / "other"))
 
 
 def test_a_second_process_is_refused_until_the_first_is_done(tmp_path):
@@ -77,9 +172,9 @@ def test_a_folder_without_its_recipe_is_left_alone(tmp_path):
 
 
 def test_where_and_in_what_portions_may_change_on_resume(tmp_path):
-    open_run_folder(tmp_path / "run", Recipe())
+    begin_run(tmp_path / "run", Recipe())
     other = Recipe(strategy="mirrored", replicas=2, steps_per_execution=3)
-    folder = open_run_folder(tmp_path / "run", other, resume=True)
+    folder = begin_run(tmp_path / "run", other, resume=True)
     assert folder.read_recipe() == other
 
 

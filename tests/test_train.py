@@ -106,6 +106,32 @@ def test_a_run_leaves_everything_in_its_folder(command, tmp_path):
     assert "--resume" in err
 
 
+@pytest.mark.parametrize(
+    ("flag", "code", "message"),
+    [
+        ("--seed=99999999999", 2, "< 4294967296. Received: seed=99999999999"),
+        ("--width=1e12", 2, "<= 1000000. Received: width=1000"),
+        ("--width=1e6", 1, "fit into the memory of the device. Received: wid"),
+    ],
+)
+def test_overwrite_loses_nothing_where_the_new_run_cannot_begin(
+    command, tmp_path, flag, code, message
+):
+    def files():
+        found = (tmp_path / "runs").rglob("*")
+        return {path: path.read_bytes() for path in found if path.is_file()}
+
+    again = [*QUICK, "--run_name=run", "--overwrite"]
+    assert command(*again)[0] == 0
+    before = files()
+    failed, _, err = command(*again, flag)
+    assert (failed, err.count("\n")) == (code, 1)
+    assert message in err
+    assert files() == before
+    assert command(*again, "--steps=20")[0] == 0
+    assert not before.keys() & {p for p in files() if "events" in p.name}
+
+
 def test_measures_can_be_switched_off(command, tmp_path):
     code, _, _ = command(*QUICK, "--measures=", "--run_name=bare")
     assert code == 0

@@ -181,6 +181,42 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert "going on from" in caplog.text
     assert_same(weights(model), weights(whole[0]))
     assert result.evaluations == whole[1].evaluations
+    caplog.clear()  # that of step 60 is whole again
+    run(tiny_recipe, tiny_dataset, folder=folder)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("listed", [None, b"", b"garbage"])
+def test_checkpoints_are_found_by_their_names(
+    tmp_path, tiny_recipe, tiny_dataset, listed
+):
+    """TensorFlow's own list of them, of an earlier version, is not read."""
+    folder = RunFolder(tmp_path)
+    run(tiny_recipe, tiny_dataset, folder=folder)
+    if listed is not None:
+        (folder.checkpoints / "checkpoint").write_bytes(listed)
+    seen = Recorder()
+    run(
+        tiny_recipe.replace(steps=61),
+        tiny_dataset,
+        folder=folder,
+        callbacks=[seen],
+    )
+    assert seen.steps == [61]
+
+
+def test_the_newest_two_checkpoints_stay(tmp_path, tiny_recipe, tiny_dataset):
+    run(
+        tiny_recipe.replace(checkpoint_every=4, steps=12),
+        tiny_dataset,
+        folder=RunFolder(tmp_path),
+    )
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == [
+        f"ckpt-{step}.{kind}"
+        for step in (12, 8)
+        for kind in ("data-00000-of-00001", "index")
+    ]
 
 
 def test_without_a_whole_checkpoint_there_is_one_clear_error(
@@ -190,10 +226,23 @@ def test_without_a_whole_checkpoint_there_is_one_clear_error(
     run(tiny_recipe, tiny_dataset, folder=folder)
     for data in folder.checkpoints.glob("*.data-*"):
         data.write_bytes(b"")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(
         training.CheckpointError, match=r"ckpt-60 cannot be.*ckpt-50 cannot be"
     ):
-        run(tiny_recipe, tiny_dataset, folder=folder)
+        run(
+            tiny_recipe.replace(steps=70),
+            tiny_dataset,
+            folder=folder,
+            callbacks=[
+                callbacks.CurvesCallback(
+                    *(summaries.Writer(folder.events(part)) for part in "ab")
+                )
+            ],
+        )
+    assert before == {
+        p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+    }
 
 
 def test_a_disk_that_is_full_costs_no_run(

@@ -74,7 +74,7 @@ class Runs:
         if not _is_complete(run_folder.RunFolder(path), recipe):
             self._say(f"training {name}, {recipe.steps:,} steps")
             with run_folder.open_run_folder(
-                path, recipe, resume=True, device=training.start(recipe)[0]
+                path, recipe, resume=True
             ) as folder:
                 self._run(recipe, folder)
         return name

@@ -21,6 +21,8 @@ from keras_bn.backend import replicas
 Tensor = Any  # tf.Tensor is untyped for mypy.
 #: What a step reports: loss and accuracy.
 METRICS = ("loss", "accuracy")
+#: What is raised where memory, of whatever device, is not enough.
+OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 #: What `first_bad_layer` calls the inputs.
 BATCH = "the batch itself"
 #: The share of an auxiliary head in the loss (Szegedy et al. 2014).

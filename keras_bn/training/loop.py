@@ -101,6 +101,8 @@ class Loop:
             stop = False
             while step < self._recipe.steps and not stop:
                 step = self._stretch(step)
+                if self._folder:
+                    self._folder.delete_replaced()
                 self._state["seconds"] = earlier + time.monotonic() - started
                 if self._saves_at(step):
                     self._save(step)
@@ -136,8 +138,10 @@ class Loop:
     def _begin(self) -> int:
         """Restores what there is; every process begins at the same state."""
         step = 0
-        if self._checkpoints:
+        if self._folder and self._checkpoints:
             step = self._checkpoints.restore()
+            device = strategies.describe(self._strategy)
+            self._folder.write_recipe(self._recipe, device=device)
             self._save(step)
         variables = checkpoints.variables(self._model)
         arrays = [np.asarray(step), *map(np.asarray, variables)]

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs: made, described, gone on with, read again."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from keras_bn import models
-from keras_bn.backend import checkpoints, strategies
+from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
@@ -61,9 +62,10 @@ def start(recipe: Recipe) -> tuple[str, bool]:
 def describe(recipe: Recipe, dataset: Dataset) -> str:
     """The resolved recipe, its data and its model, for a person to read."""
     check(recipe, dataset)
-    model = build_model(
-        recipe, input_shape=dataset.input_shape, classes=dataset.classes
-    )
+    with _enough_memory(recipe):
+        model = build_model(
+            recipe, input_shape=dataset.input_shape, classes=dataset.classes
+        )
     lines = [
         recipe.to_json(),
         f"training examples   {dataset.train_examples:>12,}",
@@ -139,29 +141,47 @@ def run(
 
     Raises:
         ValueError: If the batch is larger than the data set.
-        TrainingError: If the loss stops being finite.
+        TrainingError: If the loss stops being finite, or memory is not
+            enough.
         CheckpointError: If there is a checkpoint and it cannot be restored.
     """
     strategy = _strategy(recipe)
     keras.utils.set_random_seed(recipe.seed)
-    with strategy.scope():
-        model = build_model(
-            recipe, input_shape=dataset.input_shape, classes=dataset.classes
-        )
-    steps = make_steps(recipe, dataset, model, strategy)
-    if recipe.population_statistics:
-        batches = training_batches(recipe, dataset, 0, (0, 1))
-        statistics = PopulationStatistics(
-            batches, steps=recipe.population_statistics
-        )
-        callbacks = [statistics, *callbacks]
-    loop = Loop(recipe, model, steps, strategy, folder, callbacks, progress)
     try:
-        return model, loop.run()
+        with _enough_memory(recipe):
+            with strategy.scope():
+                model = build_model(
+                    recipe,
+                    input_shape=dataset.input_shape,
+                    classes=dataset.classes,
+                )
+            steps = make_steps(recipe, dataset, model, strategy)
+            if recipe.population_statistics:
+                batches = training_batches(recipe, dataset, 0, (0, 1))
+                statistics = PopulationStatistics(
+                    batches, steps=recipe.population_statistics
+                )
+                callbacks = [statistics, *callbacks]
+            loop = Loop(
+                recipe, model, steps, strategy, folder, callbacks, progress
+            )
+            return model, loop.run()
     except strategies.PROCESS_LOST as error:
         raise TrainingError(
             "another process of the run is gone. Start all of them again with "
             f"--resume. ({str(error).splitlines()[0]})"
+        ) from None
+
+
+@contextlib.contextmanager
+def _enough_memory(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except execution.OUT_OF_MEMORY:
+        raise TrainingError(
+            "model and batch must fit into the memory of the device. "
+            f"Received: width={recipe.width:g}, depth={recipe.depth}, "
+            f"image_size={recipe.image_size}, batch_size={recipe.batch_size}"
         ) from None
 
 
