@@ -665,7 +665,7 @@ def test_the_command_folds_a_file(tmp_path, capsys):
         ([], 2, "must be in.keras out.keras. Received: none"),
         (["in.h5", "out.keras"], 2, "Received: in.h5 out.keras"),
         (["in.keras", "out.h5"], 2, "Received: in.keras out.h5"),
-        (["missing.keras", "out.keras"], 1, "missing.keras: "),
+        (["missing.keras", "out.keras"], 1, "missing.keras cannot be read: No"),
     ],
 )
 def test_the_command_refuses_bad_input_in_one_line(
@@ -681,10 +681,23 @@ def test_the_command_refuses_bad_input_in_one_line(
 @pytest.mark.parametrize(
     ("contents", "target", "message"),
     [
-        (b"text", "out.keras", "in.keras: File not found"),
-        (b"PK\5\6" + bytes(18), "out.keras", "in.keras: .*config.json"),
-        (None, "missing/out.keras", "No such file or directory"),
-        (None, "folder.keras", "Is a directory"),
+        (b"text", "out.keras", "in.keras cannot be read: it is no .keras arch"),
+        (b"", "out.keras", "in.keras cannot be read: it is no .keras archive"),
+        (
+            b"PK\5\6" + bytes(18),
+            "out.keras",
+            "in.keras cannot be .*config.json",
+        ),
+        (
+            None,
+            "missing/out.keras",
+            "missing/out.keras cannot be written: No s",
+        ),
+        (
+            None,
+            "folder.keras",
+            "folder.keras cannot be written: Is a directory",
+        ),
     ],
 )
 def test_the_command_fails_in_one_line_and_leaves_nothing(
@@ -702,6 +715,13 @@ def test_the_command_fails_in_one_line_and_leaves_nothing(
     assert captured.out == ""
     names = {x.name for x in tmp_path.iterdir()}
     assert names == {"in.keras", "folder.keras"}
+
+
+def test_the_command_says_so_of_a_folder(tmp_path, capsys):
+    (tmp_path / "in.keras").mkdir()
+    target = tmp_path / "out.keras"
+    assert call(command.COMMAND, tmp_path / "in.keras", target) == 1
+    assert "in.keras cannot be read: Is a directory" in capsys.readouterr().err
 
 
 @pytest.mark.slow

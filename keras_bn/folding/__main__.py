@@ -7,6 +7,9 @@ Says which BN layers stay, and why. The exit code is 2 for wrong arguments, 1
 if the model cannot be read, folded or written.
 """
 
+import contextlib
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -22,11 +25,7 @@ def main(source: str, target: str) -> None:
         raise ValueError(
             f"both files must end in .keras. Received: {source} {target}"
         )
-    try:
-        decisions = fold_file(Path(source), Path(target))
-    except Exception as error:  # Keras raises anything on a broken file.
-        reason = str(error) or type(error).__name__
-        raise ExpectedError(f"{source}: {reason}") from error
+    decisions = fold_file(Path(source), Path(target))
     stay = [decision for decision in decisions if not decision.into]
     for decision in stay:
         print(decision)
@@ -37,15 +36,48 @@ def main(source: str, target: str) -> None:
 
 
 def fold_file(source: Path, target: Path) -> list[folding.Decision]:
-    """Folds the model of a `.keras` file into another such file."""
-    model = keras.models.load_model(source, compile=False)
+    """Folds the model of a `.keras` file into another such file.
+
+    Raises:
+        ExpectedError: If the model cannot be read, folded or written.
+    """
+    model = load_model(source)
     temporary = target.with_name(f".{target.stem}.tmp.keras")
     try:
-        folding.fold(model).save(temporary)
-        temporary.replace(target)
+        with _blaming(source, "cannot be folded"):
+            folded = folding.fold(model)
+        with _blaming(target, "cannot be written"):
+            folded.save(temporary)
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return folding.plan(model).decisions
+
+
+def load_model(path: Path) -> keras.Model:
+    """The model of a `.keras` file.
+
+    Raises:
+        ExpectedError: If the file is missing, damaged or holds no model.
+    """
+    with _blaming(path, "cannot be read"):
+        # Keras says "not found" of whatever is no archive.
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ExpectedError("it is no .keras archive, or damaged")
+        return keras.models.load_model(path, compile=False)
+
+
+@contextlib.contextmanager
+def _blaming(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ExpectedError(f"{path} {what}: {reason}") from error
+    except Exception as error:  # Keras raises anything on a broken file.
+        reason = str(error) or type(error).__name__
+        raise ExpectedError(f"{path} {what}: {reason}") from error
 
 
 COMMAND = Command("folding", main, ("in.keras", "out.keras"))
