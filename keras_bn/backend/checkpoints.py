@@ -11,6 +11,7 @@ names, so there is no list of them that could be damaged.
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -184,4 +185,6 @@ def variables(model: keras.Model) -> list[Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]
+    """Its reason, without the names that TensorFlow gives its operations."""
+    line = (str(error) or repr(error)).splitlines()[0]
+    return re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", line)

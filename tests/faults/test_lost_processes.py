@@ -119,6 +119,8 @@ def test_a_disk_that_fills_up_costs_no_step(tmp_path, whole):
     assert "lacks the last" in errors
     assert "cannot be written" in errors
     assert "training goes on" in errors
+    assert "File too large" in errors
+    assert "{{" not in errors
     contents = json.loads((tmp_path / "run" / "result.json").read_text())
     assert contents["steps"] == 1200
     code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
