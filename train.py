@@ -15,11 +15,20 @@ import signal
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if __name__ == "__main__":
+
+    def interrupted(*_: object) -> None:
+        """Ends at once: a TensorFlow that is half loaded passes nothing on."""
+        os.write(2, b"train.py: interrupted\n")
+        os._exit(130)
+
+    when_loaded = signal.signal(signal.SIGINT, interrupted)
 
 from absl import flags
 
-from keras_bn import recipes
+from analysis import callbacks, schedules
+from keras_bn import data, recipes, run_folder, training
 from keras_bn.command_line import Command
 
 FLAGS = flags.FLAGS
@@ -82,18 +91,12 @@ def main() -> int:
             f"{result.steps} steps; --resume goes on from there."
         )
         return 128 + result.interrupted
-    # Here, so that --help and wrong flags answer at once.
-    from keras_bn import training
-
     print(training.summary(result))
     return 0
 
 
-def run(recipe: recipes.Recipe) -> Any:
+def run(recipe: recipes.Recipe) -> training.Result | None:
     """Trains in the run's folder; the result, `None` for a dry run."""
-    from analysis import callbacks, schedules
-    from keras_bn import data, run_folder, training
-
     _, chief = training.start(recipe)
     dataset = data.load(
         recipe.dataset,
@@ -133,4 +136,5 @@ define_recipe_flags()
 COMMAND = Command("train.py", main)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, when_loaded)
     COMMAND.run()

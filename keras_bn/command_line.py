@@ -41,6 +41,8 @@ class Command:
         except (flags.Error, ValueError) as error:
             self._say(str(error))
             sys.exit(2)
+        except SystemExit:  # after --help, which to absl is a failure
+            sys.exit(0)
         return rest
 
     def __call__(self, argv: list[str]) -> int:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from absl import app
 
 import train
 from analysis import readers
@@ -42,6 +43,9 @@ def command(capsys, tmp_path):
         (["--recipe=fig_1"], "Received: recipe=fig_1"),
         (["--measures=percentiles,speed"], "Received: measures="),
         (["--batch_size=100000"], "<= 1437"),
+        (["--replicas=3"], "Received: replicas=3, strategy=one_device"),
+        (["--shuffle=within"], "Received: shuffle=within, distortion=none"),
+        (["--distortion=weak"], "Received: shuffle=all, distortion=weak"),
         (["--resume", "--overwrite"], "not both"),
         (["--nonsense=1"], "nonsense"),
         (["digits"], "Received: digits"),
@@ -56,6 +60,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert err.startswith("train.py: ")
     assert (out, err.count("\n")) == ("", 1)
     assert not (tmp_path / "runs").exists()
+
+
+def test_help_is_no_failure(command):
+    app.define_help_flags()
+    code, out, err = command("--help")
+    assert (code, err) == (0, "")
+    assert "--helpfull" in out
 
 
 @pytest.mark.parametrize("contents", [None, b"", b"PK\x03\x04 truncated"])
@@ -158,7 +169,10 @@ def test_sigterm_leaves_a_checkpoint_and_resume_ends_the_run(tmp_path):
         os.kill(process.pid, signal.SIGTERM)
         out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert "--resume goes on" in out
+    # Behind the line of the progress bar, which has moved by carriage returns.
+    last = out.rstrip("\n").rsplit("\n", 1)[1]
+    assert last.startswith("Stopped by SIGTERM after ")
+    assert "--resume goes on" in last
     done = json.loads((tmp_path / "r" / "result.json").read_text())["steps"]
     end = (done // 1000 + 3) * 1000
     flags[2] = f"--steps={end}"
@@ -169,6 +183,20 @@ def test_sigterm_leaves_a_checkpoint_and_resume_ends_the_run(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     steps, _ = readers.read(tmp_path).series("r", "validation", "accuracy")
     assert steps.tolist() == list(range(1000, end + 1, 1000))
+
+
+def test_ctrl_c_while_tensorflow_loads_is_one_line(tmp_path):
+    python = [sys.executable, str(ROOT / "train.py"), f"--logdir={tmp_path}"]
+    with subprocess.Popen(
+        python, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        # TensorFlow's first words come long before it is loaded.
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, ""), said + err
+    assert err.splitlines()[-1] == "train.py: interrupted"
+    assert "Traceback" not in err
 
 
 @pytest.mark.real_data

@@ -94,9 +94,11 @@ class Loop:
         """
         step = self._begin()
         earlier = self._state["seconds"]
-        bar = self._progress_bar()
         started = time.monotonic()
-        with _stop_on_signals(self._model) as received:
+        with (
+            _stop_on_signals(self._model) as received,
+            self._progress_bar() as show,
+        ):
             self._callbacks.on_train_begin()
             stop = False
             while step < self._recipe.steps and not stop:
@@ -106,8 +108,7 @@ class Loop:
                 self._state["seconds"] = earlier + time.monotonic() - started
                 if self._saves_at(step):
                     self._save(step)
-                if bar:
-                    bar.update(step, list(self._shown().items()))
+                show(step)
                 stop = self._stops(received)
             self._callbacks.on_train_end()
         result = Result(
@@ -273,15 +274,30 @@ class Loop:
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         return {name: evaluations[-1][name] for name in names}
 
-    def _progress_bar(self) -> keras.utils.Progbar | None:
+    @contextlib.contextmanager
+    def _progress_bar(self) -> Iterator[Callable[[int], None]]:
+        """Gives what shows a step; the bar's line ends with the context."""
         if not self._progress:
-            return None
-        return keras.utils.Progbar(
+            yield lambda _: None
+            return
+        bar = keras.utils.Progbar(
             self._recipe.steps,
             interval=0.2 if sys.stdout.isatty() else 5.0,
             stateful_metrics=["loss", "accuracy", "val_loss", "val_accuracy"],
             unit_name="step",
         )
+        shown = 0
+
+        def show(step: int, *, last: bool = False) -> None:
+            nonlocal shown
+            shown = step
+            bar.update(step, list(self._shown().items()), finalize=last)
+
+        try:
+            yield show
+        finally:
+            if shown:
+                show(shown, last=True)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,17 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
             f"digits or mnist. Received: model={recipe.model}, "
             f"dataset={recipe.dataset}"
         )
+    if not images and (recipe.shuffle, recipe.distortion) != ("all", "none"):
+        raise ValueError(
+            "shuffle must be all and distortion none for digits and mnist. "
+            f"Received: shuffle={recipe.shuffle}, "
+            f"distortion={recipe.distortion}"
+        )
+    if recipe.replicas and recipe.strategy != "mirrored":
+        raise ValueError(
+            "replicas must be 0 unless strategy=mirrored. Received: "
+            f"replicas={recipe.replicas}, strategy={recipe.strategy}"
+        )
     if recipe.width % 1 and not images:
         raise ValueError(
             "width must be a whole number of units for mlp. "
