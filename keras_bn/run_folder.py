@@ -135,7 +135,7 @@ class RunFolder:
         To be called once this one has begun: until then, whatever happens
         gives the other one back.
         """
-        if (self.path / _REPLACED).exists():
+        if _is_recipe(self.path / _REPLACED / _RECIPE):
             # At once, so that what a kill leaves of it is never brought back.
             shutil.rmtree((self.path / _REPLACED).rename(self.path / _DELETED))
 
@@ -253,7 +253,7 @@ def _put_aside(folder: Path) -> None:
 def _bring_back(folder: Path) -> None:
     """Undoes `_put_aside`, and what of either was cut off by a kill."""
     _delete_if_there(folder / _DELETED)
-    if (folder / _REPLACED).exists():
+    if _is_recipe(folder / _REPLACED / _RECIPE):
         _move_run(folder, folder / _DELETED)
         (folder / _REPLACED).rename(folder / _MOVING)
     if (folder / _MOVING).exists():

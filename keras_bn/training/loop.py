@@ -8,12 +8,9 @@ compiled code. Nothing is measured late and Python is out of the way in between.
 
 import contextlib
 import logging
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import keras
@@ -23,13 +20,11 @@ from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.errors import ExpectedError
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
+from keras_bn.training import signals
 from keras_bn.training.building import trainable_size
 from keras_bn.training.result import Result
 
 _LOG = logging.getLogger(__name__)
-
-#: Those that end a run with a checkpoint.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingError(ExpectedError):
@@ -96,7 +91,7 @@ class Loop:
         earlier = self._state["seconds"]
         started = time.monotonic()
         with (
-            _stop_on_signals(self._model) as received,
+            signals.stop_training(self._model) as received,
             self._progress_bar() as show,
         ):
             self._callbacks.on_train_begin()
@@ -126,12 +121,15 @@ class Loop:
     def _stops(self, received: list[int]) -> bool:
         """Whether a process has to stop; adds the signals that any has got."""
         stop, *got = self._anywhere(
-            [self._model.stop_training, *(n in received for n in _SIGNALS)]
+            [
+                self._model.stop_training,
+                *(n in received for n in signals.ENDING),
+            ]
         )
         here = set(received)
         received += [
             number
-            for number, anywhere in zip(_SIGNALS, got, strict=True)
+            for number, anywhere in zip(signals.ENDING, got, strict=True)
             if anywhere and number not in here
         ]
         return stop
@@ -298,30 +296,3 @@ class Loop:
         finally:
             if shown:
                 show(shown, last=True)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(model: keras.Model) -> Iterator[list[int]]:
-    """Turns the first SIGINT or SIGTERM into `model.stop_training`."""
-    received: list[int] = []
-    model.stop_training = False
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    earlier = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def restore() -> None:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        model.stop_training = True
-        restore()
-
-    for number in _SIGNALS:
-        signal.signal(number, stop)
-    try:
-        yield received
-    finally:
-        restore()

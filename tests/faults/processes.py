@@ -122,8 +122,9 @@ def series(logdir):
 
 def weights(logdir):
     """Every tensor of the newest checkpoint."""
-    newest = tf.train.latest_checkpoint(Path(logdir) / "run" / "checkpoints")
-    reader = tf.train.load_checkpoint(newest)
+    indexes = (Path(logdir) / "run" / "checkpoints").glob("ckpt-*.index")
+    newest = max(indexes, key=lambda path: int(path.stem.split("-")[1]))
+    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     return {
         name: reader.get_tensor(name)
         for name in reader.get_variable_to_shape_map()

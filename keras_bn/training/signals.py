@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that end a run after the steps under way, with a checkpoint."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import keras
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_training(model: keras.Model) -> Iterator[list[int]]:
+    """Turns the first SIGINT or SIGTERM into `model.stop_training`."""
+    received: list[int] = []
+    model.stop_training = False
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    earlier = {number: signal.getsignal(number) for number in ENDING}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        model.stop_training = True
+        restore()
+
+    for number in ENDING:
+        signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        restore()
