@@ -126,6 +126,15 @@ def test_a_run_that_is_to_be_replaced_comes_back_unless_the_new_one_began(
     assert contents(path) == before
 
 
+def test_a_folder_of_that_name_that_is_no_run_is_left_alone(tmp_path):
+    path = begin_run(tmp_path / "run", Recipe()).path
+    (path / "replaced").mkdir()
+    (path / "replaced" / "notes").touch()
+    before = set(contents(path))
+    begin_run(path, Recipe(), resume=True)
+    assert set(contents(path)) == before
+
+
 @pytest.mark.parametrize("begins", [True, False])
 @pytest.mark.parametrize("moment", range(14))
 def test_a_kill_while_overwriting_leaves_one_whole_run(
