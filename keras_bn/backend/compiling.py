@@ -137,12 +137,11 @@ def worth_compiling(
 ) -> bool:
     """Whether XLA is to compile what is done to `x`.
 
-    It does so for every shape anew, in half a second and more. Of batches there
-    are few sizes in training; other sizes that are unknown may take any value,
-    as may that of a batch where a server runs the model.
+    It does so for every shape anew, in half a second and more. Of a batch there
+    are few sizes; others that are unknown may take any value.
     """
-    few_shapes = None not in (x.shape[1:] if sums else x.shape)
-    if not _COMPILING.get() or not (few_shapes or xla.compiles()):
+    few_shapes = None not in x.shape[1:] or xla.compiles()
+    if not _COMPILING.get() or not few_shapes:
         return False
     of_feature = size(x, axes)
     times = 1
@@ -166,8 +165,6 @@ def worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
         return False
     if x.op.type == "Conv2D":
         return bool(x.op.get_attr("data_format") == b"NHWC")
-    if None in x.shape:  # Then XLA is no choice.
-        return _values(x) >= _WORTH_ONE_KERNEL.start
     return _values(x) in _WORTH_ONE_KERNEL
 
 
