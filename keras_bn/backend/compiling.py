@@ -47,9 +47,12 @@ class Run(NamedTuple):
 
 @functools.cache
 def run(algorithm: Algorithm1) -> Run:
-    """Kept, so that layers of one shape share what XLA compiled."""
-    run = _compiled if algorithm.compiled else getattr
-    return Run(*[run(algorithm, name) for name in Run._fields])
+    """How to run an algorithm.
+
+    Kept, so that layers of one shape share what XLA compiled.
+    """
+    find = _compiled if algorithm.compiled else getattr
+    return Run(*[find(algorithm, name) for name in Run._fields])
 
 
 def _compiled(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
@@ -64,14 +67,14 @@ def _compiled(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
         )
 
     @tf.function(autograph=False, jit_compile=True)
-    def run(*arguments: Any) -> Any:
+    def grouping(*arguments: Any) -> Any:
         shapes = _Shapes(arguments[0], algorithm.axes)
         grouped = dataclasses.replace(algorithm, axes=shapes.grouped_axes)
         expression = getattr(grouped, name)
         results = expression(*tf.nest.map_structure(shapes.group, arguments))
         return tf.nest.map_structure(shapes.ungroup, results)
 
-    return run
+    return grouping
 
 
 class _Shapes:
