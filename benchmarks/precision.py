@@ -33,7 +33,7 @@ Normalize = Callable[[Any], Any]
 EPSILON = 1e-3
 MEANS = (0.0, 10.0, 1e2, 1e3, 1e4, 1e5)
 DTYPES = ("float32", "float16", "bfloat16")
-MODES = ("eager", "graph", "xla")
+MODES = ("eager", "graph", "graph of unknown sizes", "xla")
 #: By values per feature: `[N, H, W, C]`. XLA divides by powers of two exactly
 #: wherever it does, and by other numbers it may not; so there are both.
 SHAPES = {

@@ -32,6 +32,15 @@ def as_large(monkeypatch):
     )
 
 
+@pytest.fixture
+def as_large_of_unknown_size(monkeypatch):
+    """Runs small batches as large ones that XLA does not compile."""
+    monkeypatch.setattr(compiling, "worth_compiling", lambda *_, **__: False)
+    monkeypatch.setattr(
+        compiling, "worth_blocks", lambda *_: compiling._COMPILING.get()
+    )
+
+
 def _data_dir() -> Path:
     named = os.environ.get("KERAS_BN_DATA_DIR")
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"

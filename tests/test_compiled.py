@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large batches: the expressions that XLA compiles, on small data."""
+"""Large batches, as XLA compiles them and by plain operations: on small data."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,13 @@ from keras_bn.backend import compiling, reductions
 from tests import layers
 from tests.reference import batch_norm as reference
 
-pytestmark = pytest.mark.usefixtures("as_large")
+
+@pytest.fixture(
+    autouse=True, params=["as_large", "as_large_of_unknown_size"]
+)
+def _large(request):
+    request.getfixturevalue(request.param)
+
 
 #: Shape and the axes that are summed over. More than 128 values along the first
 #: axis alone are folded once, more than 256 twice.
@@ -237,7 +243,8 @@ def test_what_a_batch_of_unknown_size_left_behind_is_differentiated():
 def test_reverse_over_forward_mode_loses_a_part():
     """TensorFlow takes the tangent that crossed a function for constant.
 
-    `curvature` of the other three combinations is right; see above.
+    `curvature` of the other three combinations is right; see above. Plain
+    operations are in no function.
     """
     x, dx = (tf.constant(layers.cotangent((20, 2), seed=s)) for s in (1, 2))
 
@@ -245,7 +252,7 @@ def test_reverse_over_forward_mode_loses_a_part():
         return tf.reduce_sum(ops.batch_norm(x, axes=0)[0])
 
     lost = curvature(function, x, dx, inner="forward", outer="reverse")
-    assert lost is None
+    assert (lost is None) == compiling.worth_compiling()
 
 
 def test_within_control_flow_jacobian_and_vectorized_map():
@@ -293,3 +300,21 @@ def test_layers_of_one_shape_share_what_is_compiled():
     for _ in range(3):
         layers.built(BatchNormalization(), (None, 4))(x, training=True)
     assert compiling.run.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 64**2, 64**2 + 65])
+@pytest.mark.parametrize("axes", [(0,), (0, 2), (1,)])
+def test_sums_in_blocks(count, axes):
+    shape = [3, 2, 4]
+    shape[axes[0]] = count
+    x = layers.features(tuple(shape))
+    measured = reductions.in_blocks(tf.constant(x), axes)
+    np.testing.assert_allclose(measured, x.sum(axes), rtol=1e-13)
+
+
+def test_sums_in_blocks_are_exact_where_values_are_many():
+    x = np.random.default_rng(0).random((2**20, 4), np.float32)
+    run = tf.function(lambda x: reductions.in_blocks(x, (0,)))
+    exact = x.astype("float64").sum(0)
+    assert layers.relative_error(run(x), exact) < 5e-7
+    assert layers.relative_error(tf.reduce_sum(x, 0), exact) > 2e-6

@@ -37,7 +37,7 @@ Moments = tuple[Center, Tensor, Tensor]
 
 #: Values of a feature up to which a float32 mean, corrected once, is exact:
 #: both sums are off by 1024 roundings at most, 4e-9 of the mean together.
-_FEW = 1024
+FEW = 1024
 
 
 class Saved(NamedTuple):
@@ -66,6 +66,8 @@ class Algorithm1:
         from_output: Whether the backward pass starts from the output, and not
             from the input.
         compiled: Whether the expressions are run by XLA.
+        blocks: Whether plain operations run them on a large tensor, where
+            each pass counts.
     """
 
     axes: tuple[int, ...]
@@ -73,6 +75,7 @@ class Algorithm1:
     activation: str
     from_output: bool
     compiled: bool
+    blocks: bool
 
     def moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
         """Center, biased variance and count of the values of this replica.
@@ -81,8 +84,9 @@ class Algorithm1:
         an argument, as XLA would turn a division by a constant into a product
         and compute that anew for each value.
         """
-        few = reductions.unfolded(self.axes) if self.compiled else _FEW
-        if mask is None and reductions.are_few(x, self.axes, at_most=few):
+        few = reductions.unfolded(self.axes) if self.compiled else FEW
+        are_few = reductions.are_few(x, self.axes, at_most=few)
+        if mask is None and are_few and not self.blocks:
             return self._moments_of_few(x, size)
         return self._moments_of_many(x, size, mask)
 
@@ -146,8 +150,9 @@ class Algorithm1:
         """Sums per feature of the two tensors that a function gives."""
         if self.compiled:
             return reductions.folded(function, tensors, self.axes)
+        add = reductions.in_blocks if self.blocks else tf.reduce_sum
         first, second = function(*tensors)
-        return tf.reduce_sum(first, self.axes), tf.reduce_sum(second, self.axes)
+        return add(first, self.axes), add(second, self.axes)
 
     def normalize(
         self,
@@ -159,7 +164,8 @@ class Algorithm1:
     ) -> Tensor:
         """The output."""
         slope = gamma * self._inverse_std(variance)
-        z = self._affine(self._centered(x, center), slope, beta)
+        shift = _less(beta, slope, self._left(center))
+        z = self._affine(self._centered(x, center), slope, shift)
         return tf.cast(self._activation.function(z), x.dtype)
 
     def normalize_in_one(
@@ -238,6 +244,7 @@ class Algorithm1:
             return dz, dz * centered
 
         dbeta, total = self._sums(terms, [dy, saved.values])
+        total = _less(total, dbeta, self._left_of(saved))
         return self._inverse_std(saved.variance) * total, dbeta
 
     def input_gradient(
@@ -267,6 +274,7 @@ class Algorithm1:
         if dmean is not None:
             constant -= dmean / m
         dz, centered = self._recovered(dy, saved, saved.values)
+        constant = _less(constant, on_centered, self._left_of(saved))
         through_statistics = _where(
             saved.mask, self._affine(centered, on_centered, constant)
         )
@@ -308,7 +316,7 @@ class Algorithm1:
     def _recovered(
         self, dy: Tensor, saved: Saved, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`dz` and `x - mean`, from the input or from the output."""
+        """`dz` and `_centered`, from the input or from the output."""
         dtype = saved.variance.dtype
         slope = saved.gamma * self._inverse_std(saved.variance)
         if self.from_output:
@@ -316,14 +324,24 @@ class Algorithm1:
             centered = (z - self._expand(saved.beta)) / self._expand(slope)
         else:
             centered = self._centered(values, saved.center)
-            z = self._affine(centered, slope, saved.beta)
+            shift = _less(saved.beta, slope, self._left(saved.center))
+            z = self._affine(centered, slope, shift)
         return self._activation.pullback(tf.cast(dy, dtype), z), centered
 
     def _centered(self, x: Tensor, center: Center) -> Tensor:
+        """`x - mean`, but for what is left to the coefficients."""
         centered = tf.cast(x, statistics_dtype(x))
-        for part in center:
+        for part in center[: len(center) - len(self._left(center))]:
             centered -= self._expand(part)
         return centered
+
+    def _left(self, center: Center) -> Center:
+        """What of a center goes into coefficients, which saves a pass."""
+        return center[1:] if self.blocks else ()
+
+    def _left_of(self, saved: Saved) -> Center:
+        """The same in the backward pass; an output has nothing left."""
+        return () if self.from_output else self._left(saved.center)
 
     def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         """`slope x + shift` per feature; a graph runs equal ones once."""
@@ -361,6 +379,13 @@ def rounded_mean(center: Center, dtype: Any) -> Tensor:
     """The mean itself, as exact as one number of the dtype can be."""
     first, *others = (tf.cast(part, dtype) for part in center)
     return sum(others, first)
+
+
+def _less(shift: Tensor, slope: Tensor, parts: Center) -> Tensor:
+    """`shift - slope * part`, of all parts."""
+    for part in parts:
+        shift -= slope * part
+    return shift
 
 
 def expand(feature: Tensor, axes: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_bn.backend import reductions, xla
-from keras_bn.backend.algorithm1 import Algorithm1
+from keras_bn.backend.algorithm1 import FEW, Algorithm1
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
@@ -51,22 +51,26 @@ def run(algorithm: Algorithm1) -> Run:
 
     Kept, so that layers of one shape share what XLA compiled.
     """
-    find = _compiled if algorithm.compiled else getattr
-    return Run(*[find(algorithm, name) for name in Run._fields])
+    return Run(*[_found(algorithm, name) for name in Run._fields])
 
 
-def _compiled(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
-    """An expression compiled by XLA, one with sums over few axes.
+def _found(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
+    """An expression as it is, or over few axes, or compiled by XLA."""
+    expression = getattr(algorithm, name)
+    # What has no sums LiteRT folds into a convolution only as it is.
+    if name != "normalize" and (algorithm.compiled or algorithm.blocks):
+        expression = _grouping(algorithm, name)
+    if not algorithm.compiled:
+        return expression
+    return tf.function(expression, autograph=False, jit_compile=True)
+
+
+def _grouping(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
+    """An expression over as few axes as will do.
 
     Its first argument has the shape of the input.
     """
-    if name == "normalize":
-        # Has no sums; and LiteRT folds it into a convolution only as it is.
-        return tf.function(
-            algorithm.normalize, autograph=False, jit_compile=True
-        )
 
-    @tf.function(autograph=False, jit_compile=True)
     def grouping(*arguments: Any) -> Any:
         shapes = _Shapes(arguments[0], algorithm.axes)
         grouped = dataclasses.replace(algorithm, axes=shapes.grouped_axes)
@@ -155,6 +159,13 @@ def worth_compiling(
     return _values(x) >= _WORTH_COMPILING * times
 
 
+def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether `x` is large where XLA does not compile what is done to it."""
+    few = reductions.are_few(x, tuple(axes), at_most=FEW)
+    large = _values(x) >= _WORTH_COMPILING and not few
+    return large and not worth_compiling(x, axes)
+
+
 def worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
     """Whether to normalize by TensorFlow's own kernel, with given statistics.
 
@@ -168,7 +179,7 @@ def worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
         return False
     if x.op.type == "Conv2D":
         return bool(x.op.get_attr("data_format") == b"NHWC")
-    return _values(x) in _WORTH_ONE_KERNEL
+    return None in x.shape[1:] or _values(x) in _WORTH_ONE_KERNEL
 
 
 def _values(x: Tensor) -> int:

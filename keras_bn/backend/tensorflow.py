@@ -61,6 +61,7 @@ def batch_norm(
         activation=activation,
         from_output=keeps == "output",
         compiled=compiling.worth_compiling(x, axes),
+        blocks=compiling.worth_blocks(x, axes),
     )
     synchronized = synchronized and replicas.are_several()
     y, mean, variance, count = _with_gradient(
@@ -159,6 +160,7 @@ def apply_statistics(
         activation=activation,
         from_output=False,
         compiled=compiling.worth_compiling(x, axes),
+        blocks=compiling.worth_blocks(x, axes),
     )
     run = compiling.run(algorithm)
     without_sums = dataclasses.replace(
