@@ -11,9 +11,7 @@ from tests import layers
 from tests.reference import batch_norm as reference
 
 
-@pytest.fixture(
-    autouse=True, params=["as_large", "as_large_of_unknown_size"]
-)
+@pytest.fixture(autouse=True, params=["as_large", "as_large_of_unknown_size"])
 def _large(request):
     request.getfixturevalue(request.param)
 

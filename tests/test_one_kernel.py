@@ -11,13 +11,17 @@ from keras_bn import BatchNormalization, ops
 from tests import layers
 
 
-def network(*, kernel=3, batch=None, dtype="float32", **options):
+CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
+
+
+def network(*, kernel=3, shape=(None, 6, 6, 5), dtype="float32", **options):
     """Convolution, batch normalization and ReLU, with weights of no default."""
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((6, 6, 5), batch_size=batch)
-    x = keras.layers.Conv2D(
-        5, kernel, padding="same", use_bias=False, dtype=dtype
-    )(inputs)
+    inputs = keras.Input(batch_shape=shape)
+    convolution = CONVOLUTIONS[len(shape)]
+    x = convolution(5, kernel, padding="same", use_bias=False, dtype=dtype)(
+        inputs
+    )
     normalized = BatchNormalization(dtype=dtype, **options)
     x = normalized(x)
     model = keras.Model(inputs, keras.layers.ReLU(dtype=dtype)(x))
@@ -27,8 +31,8 @@ def network(*, kernel=3, batch=None, dtype="float32", **options):
     return model, normalized
 
 
-def images(mean=0.0, batch=8):
-    values = np.random.default_rng(0).normal(mean, 1.0, (batch, 6, 6, 5))
+def images(mean=0.0, shape=(8, 6, 6, 5)):
+    values = np.random.default_rng(0).normal(mean, 1.0, shape)
     return tf.constant(values.astype("float32"))
 
 
@@ -52,13 +56,22 @@ on_cpu = pytest.mark.skipif(
 
 
 @on_cpu
-@pytest.mark.parametrize("batch", [None, 8])
-def test_convolution_normalization_and_relu_are_one_kernel(batch):
-    model, _ = network(batch=batch)
+@pytest.mark.parametrize("shape", [(None, 6, 6), (8, 6, 6), (None, None, 6)])
+def test_convolution_normalization_and_relu_are_one_kernel(shape):
+    model, _ = network(shape=(*shape, 5))
     kinds = set(ran(model, images()))
     assert any("FusedConv2D" in kind for kind in kinds)
     assert not any("BatchNorm" in kind or "Relu" in kind for kind in kinds)
     assert not kinds & {"Sub", "Mul", "BiasAdd", "Rsqrt"}
+
+
+@on_cpu
+@pytest.mark.parametrize("size", [None, 6])
+def test_a_convolution_of_sequences_and_normalization_are_one_kernel(size):
+    kinds = ran(network(shape=(None, size, 5))[0], images(shape=(8, 6, 5)))
+    assert any("FusedConv2D" in kind for kind in kinds)
+    assert not any("BatchNorm" in kind for kind in kinds)
+    assert not set(kinds) & {"Sub", "Mul", "BiasAdd", "Rsqrt"}
 
 
 @on_cpu
@@ -83,9 +96,10 @@ def test_it_is_exact_at_a_large_mean(mode):
 
 
 @pytest.mark.parametrize("options", [{}, {"activation": "gelu"}])
-def test_gradients_are_those_of_the_plain_expressions(options):
-    model, normalized = network(**options)
-    x = images()
+@pytest.mark.parametrize("shape", [(8, 6, 6, 5), (8, 6, 5)])
+def test_gradients_are_those_of_the_plain_expressions(shape, options):
+    model, normalized = network(shape=(None, *shape[1:]), **options)
+    x = images(shape=shape)
     weights = [model.layers[1].kernel, normalized.gamma, normalized.beta]
 
     def gradients(x):
@@ -104,10 +118,11 @@ def test_gradients_are_those_of_the_plain_expressions(options):
         assert layers.relative_error(got, want) < 1e-4
 
 
-def test_an_empty_batch_stays_empty():
-    model, _ = network()
+@pytest.mark.parametrize("shape", [(0, 6, 6, 5), (0, 6, 5)])
+def test_an_empty_batch_stays_empty(shape):
+    model, _ = network(shape=(None, *shape[1:]))
     run = tf.function(lambda x: model(x, training=False))
-    assert run(images(batch=0)).shape == (0, 6, 6, 5)
+    assert run(images(shape=shape)).shape == shape
 
 
 @pytest.mark.parametrize("case", ["float64", "bfloat16", "jit", "axis"])
@@ -141,9 +156,11 @@ def kinds_of(shape, *, training=False, **options):
         (8, 64, 64, 3),
         (None, 48, 32, 1),
         (31, 32, 32, 32),
+        (None, None, None, 3),
+        (2, None, 8, 4),
     ],
 )
-def test_images_of_a_middle_size_go_through_the_kernel(shape):
+def test_images_of_a_middle_or_unknown_size_go_through_the_kernel(shape):
     assert "FusedBatchNormV3" in kinds_of(shape)
 
 
@@ -185,6 +202,13 @@ def test_xla_compiles_where_few_shapes_come(shape, training, compiled):
     """As it takes half a second for each."""
     kinds = kinds_of(shape, training=training)
     assert any("PartitionedCall" in kind for kind in kinds) == compiled
+
+
+def test_squeezed_images_are_not_taken_for_those_of_a_convolution():
+    layer = layers.built(BatchNormalization(), (None, None, 3))
+    run = tf.function(lambda x: layer(tf.squeeze(x, [1]), training=False))
+    x = images(shape=(8, 1, 6, 3))
+    assert layers.relative_error(run(x), exact(layer, x)[:, 0]) < 1e-6
 
 
 @pytest.mark.parametrize("mode", layers.MODES)

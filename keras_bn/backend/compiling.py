@@ -166,20 +166,32 @@ def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
     return large and not worth_compiling(x, axes)
 
 
-def worth_one_kernel(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether to normalize by TensorFlow's own kernel, with given statistics.
+def images_for_one_kernel(
+    x: Tensor, axes: Sequence[int]
+) -> tuple[Tensor | None, list[int]]:
+    """What TensorFlow's own kernel is to normalize, with given statistics.
 
     It is as exact but under XLA. After a convolution it costs next to nothing:
     TensorFlow's graph optimizer makes one kernel of both, and of a ReLU.
+
+    Returns:
+        Images `[N, H, W, C]`, and the axes that are to be squeezed out of
+        them: `x`, or what a convolution of sequences makes it of. `None` where
+        the kernel is not worth it.
     """
-    images = len(x.shape) == 4 and tuple(axes) == (0, 1, 2)
-    if not images or x.dtype != tf.float32:
-        return False
+    images, squeezed = x, []
     if not tf.is_symbolic_tensor(x) or xla.compiles():
-        return False
-    if x.op.type == "Conv2D":
-        return bool(x.op.get_attr("data_format") == b"NHWC")
-    return None in x.shape[1:] or _values(x) in _WORTH_ONE_KERNEL
+        return None, []
+    if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
+        images, squeezed = x.op.inputs[0], x.op.get_attr("squeeze_dims")
+    channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))
+    if len(images.shape) != 4 or x.dtype != tf.float32 or not channels_last:
+        return None, []
+    if images.op.type == "Conv2D":
+        worth = images.op.get_attr("data_format") == b"NHWC"
+    else:
+        worth = None in x.shape[1:] or _values(x) in _WORTH_ONE_KERNEL
+    return (images, squeezed) if worth else (None, [])
 
 
 def _values(x: Tensor) -> int:

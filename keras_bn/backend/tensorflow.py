@@ -171,7 +171,7 @@ def apply_statistics(
         run_for_dx = compiling.run(
             dataclasses.replace(algorithm, compiled=False)
         )
-    in_one = compiling.worth_one_kernel(x, axes)
+    images, squeezed = compiling.images_for_one_kernel(x, axes)
 
     # Of the backward pass only what is asked for is run in a graph, where
     # TensorFlow's own gradient of a compiled function is all or nothing.
@@ -188,8 +188,12 @@ def apply_statistics(
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
             return dx, dmean, dvariance, dgamma, dbeta
 
-        if in_one:
-            y = algorithm.normalize_in_one(x, mean, variance, gamma, beta)
+        if images is not None:
+            # Not `x`, as nothing may come between a convolution and this.
+            parameters = mean, variance, gamma, beta
+            y = algorithm.normalize_in_one(images, *parameters)
+            if squeezed:
+                y = tf.squeeze(y, squeezed)
         else:
             y = run_without_sums.normalize(x, (mean,), variance, gamma, beta)
         return y, gradient
