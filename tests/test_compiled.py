@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large batches, as XLA compiles them and by plain operations: on small data."""
+"""Large batches, as XLA and plain operations run them: on small data."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,6 @@ from benchmarks import operations
 from keras_bn import BatchNormalization, ops
 from tests import layers
 
-
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
 
 
