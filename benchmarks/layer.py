@@ -15,7 +15,7 @@ in an order that changes, in a process of each case's own; medians. `--markdown`
 prints what a file holds and measures nothing.
 
 - `ours`, `keras`: the layers, moving averages included; `.. xla`: the same
-  compiled by XLA as a whole;
+  compiled by XLA as a whole, where sizes are known;
 - `fused`: TensorFlow's FusedBatchNormV3, with two moving averages;
 - `torch`: torch.nn.functional.batch_norm in a loop of its own, if installed;
 - `copy`: reads the tensor once and writes it once: the floor is two of these
@@ -61,12 +61,18 @@ FEW, REPEATS_OF_FEW = 2**14, 100
 WARM_UP_OF_FEW = 120
 #: Rounds are so many times as many with few values.
 ROUNDS_OF_FEW = 10
+#: Case of a graph that knows the rank of its input and the features, no more.
+UNKNOWN = "sizes unknown"
 #: name, shape, feature axis, dtype policy, activation
 CASES = (
     *[("float32", shape, -1, "float32", None) for shape in SHAPES],
     *[("relu", shape, -1, "float32", "relu") for shape in SHAPES],
     ("channels first", (32, 96, 28, 28), 1, "float32", None),
     ("mixed_bfloat16", (32, 28, 28, 96), -1, "mixed_bfloat16", None),
+    *[
+        (UNKNOWN, shape, -1, "float32", None)
+        for shape in ((32, 28, 28, 96), (8, 14, 14, 64), (32, 100, 64))
+    ],
 )
 
 
@@ -139,10 +145,21 @@ def repeated(
     backward: bool,
     times: int = REPEATS,
     jit_compile: bool = False,
+    known: bool = True,
 ) -> Callable[[], object]:
-    """So many runs, each on the gradient and the output of the last."""
+    """So many runs, each on the gradient and the output of the last.
 
-    @tf.function(autograph=False, jit_compile=jit_compile)
+    Unless sizes are to be `known`, the graph is for inputs of any.
+    """
+    any_size = tf.TensorSpec(
+        [*[None] * (len(x.shape) - 1), x.shape[-1]], x.dtype
+    )
+
+    @tf.function(
+        autograph=False,
+        jit_compile=jit_compile,
+        input_signature=None if known else [any_size, any_size],
+    )
     def run(x: Tensor, dy: Tensor) -> list[Tensor]:
         of_parameters: list[Tensor] = []
         for _ in range(times):
@@ -191,6 +208,7 @@ def torch_layer(
 
 
 def contestants(
+    name: str,
     shape: Sequence[int],
     axis: int,
     policy: str,
@@ -198,6 +216,7 @@ def contestants(
     pass_: str,
 ) -> dict[str, Callable[[], object]]:
     """Everything that can run a case."""
+    known = name != UNKNOWN
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, np.float32) for _ in range(2)]
     dtype = keras.dtype_policies.get(policy).compute_dtype
@@ -215,14 +234,18 @@ def contestants(
         repeated, x=x, dy=dy, backward=backward, times=repeats(shape, "")
     )
     compiled = functools.partial(run, times=REPEATS, jit_compile=True)
+    run = functools.partial(run, known=known)
     ours, theirs = keras_bn.BatchNormalization, keras.layers.BatchNormalization
     result = {
         "copy": run(_copy, backward=False),
         "ours": run(make(ours)),
-        "ours xla": compiled(make(ours)),
         "keras": run(make(theirs)),
-        "keras xla": compiled(make(theirs)),
     }
+    if known:
+        result |= {
+            "ours xla": compiled(make(ours)),
+            "keras xla": compiled(make(theirs)),
+        }
     if policy == "float32" and axis == -1:
         kernel = fused(shape=shape, training=training)
         after = keras.activations.get(activation)
@@ -261,7 +284,7 @@ def row(
     """Measures one case: seconds of one run by name."""
     few = math.prod(shape) <= FEW
     seconds = measure.interleaved(
-        contestants(shape, axis, policy, activation, pass_),
+        contestants(name, shape, axis, policy, activation, pass_),
         rounds=rounds * (ROUNDS_OF_FEW if few else 1),
         warm_up=WARM_UP_OF_FEW if few else 1,
     )

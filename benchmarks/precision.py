@@ -33,7 +33,8 @@ Normalize = Callable[[Any], Any]
 EPSILON = 1e-3
 MEANS = (0.0, 10.0, 1e2, 1e3, 1e4, 1e5)
 DTYPES = ("float32", "float16", "bfloat16")
-MODES = ("eager", "graph", "graph of unknown sizes", "xla")
+UNKNOWN = "graph of unknown sizes"
+MODES = ("eager", "graph", UNKNOWN, "xla")
 #: By values per feature: `[N, H, W, C]`. XLA divides by powers of two exactly
 #: wherever it does, and by other numbers it may not; so there are both.
 SHAPES = {
@@ -90,7 +91,23 @@ def compiled(function: Normalize, mode: str) -> Normalize:
     """The function run eagerly, as a graph, or compiled by XLA."""
     if mode == "eager":
         return function
+    if mode == UNKNOWN:
+        return _for_any_size(function)
     return tf.function(function, jit_compile=mode == "xla")
+
+
+def _for_any_size(function: Normalize) -> Normalize:
+    """As a graph that knows no more of images than dtype and channels."""
+
+    @tf.function
+    def run(x: Any) -> Any:
+        return function(x)
+
+    def call(x: Any) -> Any:
+        signature = tf.TensorSpec([None, None, None, x.shape[-1]], x.dtype)
+        return run.get_concrete_function(signature)(x)
+
+    return call
 
 
 def error(y: Any, expected: Array) -> float:
@@ -140,7 +157,7 @@ def rows(
 
 
 def table(measured: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: one line per dtype, values and mean; `eager / graph / xla`."""
+    """Markdown: one line per dtype, values and mean; ` / ` between modes."""
     groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for row in measured:
         key = row["dtype"], row["values"], row["mean"]
