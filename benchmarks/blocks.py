@@ -32,6 +32,9 @@ FIRST: dict[str, Callable[[int], keras.Layer]] = {
     "convolution, 1x1": lambda maps: _convolution(maps, 1),
     "convolution, 3x3": lambda maps: _convolution(maps, 3),
     "with bias, 1x1": lambda maps: _convolution(maps, 1, use_bias=True),
+    "sequences, 3": lambda maps: keras.layers.Conv1D(
+        maps, 3, padding="same", use_bias=False
+    ),
     "depthwise, 3x3": lambda _: keras.layers.DepthwiseConv2D(
         3, padding="same", use_bias=False
     ),
@@ -48,6 +51,8 @@ CASES = (
     ("with bias, 1x1", (8, 14, 14, 64)),
     ("with bias, 1x1", (32, 14, 14, 64)),
     ("with bias, 1x1", (32, 28, 28, 64)),
+    ("sequences, 3", (32, 100, 64)),
+    ("sequences, 3", (32, 400, 128)),
     ("depthwise, 3x3", (8, 14, 14, 64)),
     ("depthwise, 3x3", (32, 14, 14, 64)),
     ("depthwise, 3x3", (32, 28, 28, 64)),
