@@ -71,7 +71,12 @@ CASES = (
     ("mixed_bfloat16", (32, 28, 28, 96), -1, "mixed_bfloat16", None),
     *[
         (UNKNOWN, shape, -1, "float32", None)
-        for shape in ((32, 28, 28, 96), (8, 14, 14, 64), (32, 100, 64))
+        for shape in (
+            (60, 100),
+            (32, 100, 64),
+            (8, 14, 14, 64),
+            (32, 28, 28, 96),
+        )
     ],
 )
 

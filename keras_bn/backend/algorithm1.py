@@ -37,7 +37,7 @@ Moments = tuple[Center, Tensor, Tensor]
 
 #: Values of a feature up to which a float32 mean, corrected once, is exact:
 #: both sums are off by 1024 roundings at most, 4e-9 of the mean together.
-FEW = 1024
+PLAIN_FEW = 1024
 
 
 class Saved(NamedTuple):
@@ -84,7 +84,7 @@ class Algorithm1:
         an argument, as XLA would turn a division by a constant into a product
         and compute that anew for each value.
         """
-        few = reductions.unfolded(self.axes) if self.compiled else FEW
+        few = reductions.unfolded(self.axes) if self.compiled else PLAIN_FEW
         are_few = reductions.are_few(x, self.axes, at_most=few)
         if mask is None and are_few and not self.blocks:
             return self._moments_of_few(x, size)
@@ -117,7 +117,7 @@ class Algorithm1:
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = reductions.mean_of_sample(x, self.axes, dtype)
+            shift = self._mean_of_sample(x, size)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -142,6 +142,12 @@ class Algorithm1:
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
 
+    def _mean_of_sample(self, x: Tensor, size: Tensor) -> Tensor:
+        small = not self.compiled and not self.blocks
+        if small and len(self.axes) == 1:
+            return reductions.mean_of_first(x, self.axes[0], size)
+        return reductions.mean_of_sample(x, self.axes, statistics_dtype(x))
+
     def _sums(
         self,
         function: Callable[..., tuple[Tensor, Tensor]],
@@ -164,7 +170,7 @@ class Algorithm1:
     ) -> Tensor:
         """The output."""
         slope = gamma * self._inverse_std(variance)
-        shift = _less(beta, slope, self._left(center))
+        shift = _less(beta, slope, self._left_over(center))
         z = self._affine(self._centered(x, center), slope, shift)
         return tf.cast(self._activation.function(z), x.dtype)
 
@@ -244,7 +250,7 @@ class Algorithm1:
             return dz, dz * centered
 
         dbeta, total = self._sums(terms, [dy, saved.values])
-        total = _less(total, dbeta, self._left_of(saved))
+        total = _less(total, dbeta, self._left_over_of(saved))
         return self._inverse_std(saved.variance) * total, dbeta
 
     def input_gradient(
@@ -274,7 +280,7 @@ class Algorithm1:
         if dmean is not None:
             constant -= dmean / m
         dz, centered = self._recovered(dy, saved, saved.values)
-        constant = _less(constant, on_centered, self._left_of(saved))
+        constant = _less(constant, on_centered, self._left_over_of(saved))
         through_statistics = _where(
             saved.mask, self._affine(centered, on_centered, constant)
         )
@@ -324,24 +330,24 @@ class Algorithm1:
             centered = (z - self._expand(saved.beta)) / self._expand(slope)
         else:
             centered = self._centered(values, saved.center)
-            shift = _less(saved.beta, slope, self._left(saved.center))
+            shift = _less(saved.beta, slope, self._left_over(saved.center))
             z = self._affine(centered, slope, shift)
         return self._activation.pullback(tf.cast(dy, dtype), z), centered
 
     def _centered(self, x: Tensor, center: Center) -> Tensor:
         """`x - mean`, but for what is left to the coefficients."""
         centered = tf.cast(x, statistics_dtype(x))
-        for part in center[: len(center) - len(self._left(center))]:
+        for part in center[: len(center) - len(self._left_over(center))]:
             centered -= self._expand(part)
         return centered
 
-    def _left(self, center: Center) -> Center:
-        """What of a center goes into coefficients, which saves a pass."""
+    def _left_over(self, center: Center) -> Center:
+        """What of a center is left to coefficients, which saves a pass."""
         return center[1:] if self.blocks else ()
 
-    def _left_of(self, saved: Saved) -> Center:
-        """The same in the backward pass; an output has nothing left."""
-        return () if self.from_output else self._left(saved.center)
+    def _left_over_of(self, saved: Saved) -> Center:
+        """The same in the backward pass, where an output leaves nothing."""
+        return () if self.from_output else self._left_over(saved.center)
 
     def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         """`slope x + shift` per feature; a graph runs equal ones once."""

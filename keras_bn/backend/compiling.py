@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_bn.backend import reductions, xla
-from keras_bn.backend.algorithm1 import FEW, Algorithm1
+from keras_bn.backend.algorithm1 import PLAIN_FEW, Algorithm1
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
@@ -161,7 +161,7 @@ def worth_compiling(
 
 def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
     """Whether `x` is large where XLA does not compile what is done to it."""
-    few = reductions.are_few(x, tuple(axes), at_most=FEW)
+    few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
     large = _values(x) >= _WORTH_COMPILING and not few
     return large and not worth_compiling(x, axes)
 
@@ -202,6 +202,8 @@ def _values(x: Tensor) -> int:
 def size(x: Tensor, axes: Sequence[int]) -> Any:
     """Product of the sizes of some axes, as a number where it is known."""
     sizes = [x.shape[axis] for axis in axes]
-    if None in sizes:
-        return tf.reduce_prod(tf.gather(tf.shape(x), axes))
-    return math.prod(sizes)
+    if None not in sizes:
+        return math.prod(sizes)
+    if len(sizes) == 1:
+        return tf.shape(x)[axes[0]]
+    return tf.reduce_prod(tf.gather(tf.shape(x), axes))
