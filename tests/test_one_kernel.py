@@ -203,9 +203,17 @@ def test_xla_compiles_where_few_shapes_come(shape, training, compiled):
     assert any("PartitionedCall" in kind for kind in kinds) == compiled
 
 
-def test_squeezed_images_are_not_taken_for_those_of_a_convolution():
+@pytest.mark.parametrize("convolves", [False, True])
+@pytest.mark.parametrize("axis", [None, 1, -3])
+def test_whatever_is_squeezed_keeps_its_shape(axis, convolves):
     layer = layers.built(BatchNormalization(), (None, None, 3))
-    run = tf.function(lambda x: layer(tf.squeeze(x, [1]), training=False))
+    kernel = np.eye(3, dtype="float32")[None, None]
+
+    @tf.function
+    def run(x):
+        x = tf.nn.conv2d(x, kernel, 1, "SAME") if convolves else x
+        return layer(tf.squeeze(x, axis), training=False)
+
     x = images(shape=(8, 1, 6, 3))
     assert layers.relative_error(run(x), exact(layer, x)[:, 0]) < 1e-6
 

@@ -183,7 +183,8 @@ def images_for_one_kernel(
     if not tf.is_symbolic_tensor(x) or xla.compiles():
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
-        images, squeezed = x.op.inputs[0], x.op.get_attr("squeeze_dims")
+        squeezed = x.op.get_attr("squeeze_dims")
+        images = x.op.inputs[0] if squeezed else x  # Else of all there are.
     channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))
     if len(images.shape) != 4 or x.dtype != tf.float32 or not channels_last:
         return None, []
