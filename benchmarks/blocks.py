@@ -39,6 +39,8 @@ FIRST: dict[str, Callable[[int], keras.Layer]] = {
         3, padding="same", use_bias=False
     ),
 }
+#: At the end of a case's name: its graph knows the maps, but no other size.
+UNKNOWN = ", sizes unknown"
 CASES = (
     ("dense", (60, 100)),
     ("dense", (64, 512)),
@@ -51,6 +53,8 @@ CASES = (
     ("with bias, 1x1", (8, 14, 14, 64)),
     ("with bias, 1x1", (32, 14, 14, 64)),
     ("with bias, 1x1", (32, 28, 28, 64)),
+    (f"with bias, 1x1{UNKNOWN}", (8, 14, 14, 64)),
+    (f"with bias, 1x1{UNKNOWN}", (32, 28, 28, 64)),
     ("sequences, 3", (32, 100, 64)),
     ("sequences, 3", (32, 400, 128)),
     ("depthwise, 3x3", (8, 14, 14, 64)),
@@ -69,12 +73,14 @@ def _convolution(maps: int, size: int, use_bias: bool = False) -> keras.Layer:
     return keras.layers.Conv2D(maps, size, padding="same", use_bias=use_bias)
 
 
-def network(block: str, shape: tuple[int, ...], make: Any) -> keras.Model:
+def network(block: str, shape: tuple[Any, ...], make: Any) -> keras.Model:
     """The blocks; their tensors have the shape of the input."""
     keras.utils.set_random_seed(0)
+    if block.endswith(UNKNOWN):
+        shape = (*[None] * (len(shape) - 1), shape[-1])
     inputs = x = keras.Input(batch_shape=shape)
     for _ in range(BLOCKS):
-        x = FIRST[block](shape[-1])(x)
+        x = FIRST[block.removesuffix(UNKNOWN)](shape[-1])(x)
         if make is not None:
             x = make()(x)
         x = keras.layers.ReLU()(x)
@@ -87,7 +93,9 @@ def run_of(model: keras.Model, x: Any, pass_: str) -> Callable[[], Any]:
         for layer in model.layers:
             layer.trainable = not isinstance(layer, NORMALIZATIONS)
 
-    @tf.function(autograph=False)
+    signature = tf.TensorSpec(model.inputs[0].shape)
+
+    @tf.function(autograph=False, input_signature=[signature])
     def run(x: Any) -> Any:
         if pass_ == "inference":
             return model(x, training=False)
