@@ -218,6 +218,20 @@ def test_whatever_is_squeezed_keeps_its_shape(axis, convolves):
     assert layers.relative_error(run(x), exact(layer, x)[:, 0]) < 1e-6
 
 
+@pytest.mark.parametrize("axis", [-1, 3])
+def test_maps_that_are_squeezed_out_are_no_features(axis):
+    layer = layers.built(BatchNormalization(), (None, 8, 6))
+    kernel = np.ones((1, 1, 1, 1), "float32")
+
+    @tf.function
+    def run(x):
+        maps = tf.nn.conv2d(x, kernel, 1, "SAME")
+        return layer(tf.squeeze(maps, axis), training=False)
+
+    x = images(shape=(2, 8, 6, 1))
+    assert layers.relative_error(run(x), exact(layer, x[..., 0])) < 1e-6
+
+
 @pytest.mark.parametrize("mode", layers.MODES)
 def test_images_of_a_middle_size_are_exact_at_a_large_mean(mode):
     shape = (8, 64, 64, 3)

@@ -75,6 +75,15 @@ def test_pixels_unlike_the_others_do_not_make_up_the_sample(axes, batch, mode):
 
 
 @pytest.mark.parametrize("mode", precision.MODES)
+def test_the_first_rows_do_not_make_up_the_sample(mode):
+    x = np.random.default_rng(0).normal(1000, 1.0, (16_384, 8))
+    x[:16] = 0.0
+    x = x.astype(np.float32)
+    y = normalized(x, (0,), mode)
+    assert layers.relative_error(y, exact(x, (0,))) <= 2e-5
+
+
+@pytest.mark.parametrize("mode", precision.MODES)
 @pytest.mark.parametrize("dtype", precision.DTYPES)
 def test_the_layer_is_as_exact_as_its_dtype(dtype, mode):
     """Whatever the mean; beside the rounding of the output there is no more

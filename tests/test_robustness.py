@@ -262,3 +262,41 @@ def test_an_input_of_another_shape_than_built_for_is_refused(shape):
     layer = layers.built(BatchNormalization(), (None, 3))
     with pytest.raises(ValueError, match="incompatible with the layer"):
         layer(np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(None, None, None, 3), (None, 32, 32, 3)])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_cotangent_may_have_lost_its_shape(shape, trainable):
+    layer = layers.built(BatchNormalization(trainable=trainable), shape)
+
+    @tf.custom_gradient
+    def through_numpy(y):
+        def gradient(dy):
+            return tf.numpy_function(lambda dy: dy, [dy], tf.float32)
+
+        return tf.identity(y), gradient
+
+    def gradient(x, wrap):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(wrap(layer(x, training=True)) ** 3)
+        return tape.gradient(loss, x)
+
+    x = tf.constant(layers.features((2, 32, 32, 3), dtype="float32"))
+    run = tf.function(
+        lambda x: gradient(x, through_numpy),
+        input_signature=[tf.TensorSpec(shape)],
+    )
+    expected = gradient(x, tf.identity)
+    assert layers.relative_error(run(x), expected) < 1e-4
+
+
+def test_not_even_the_number_of_features_need_be_known():
+    layer = layers.built(BatchNormalization(), (None, None, None, 3))
+    x = layers.features((4, 8, 8, 3), dtype="float32")
+    run = tf.function(
+        lambda x: layer(x, training=True),
+        input_signature=[tf.TensorSpec([None] * 4)],
+    )
+    expected = layer(x, training=True)
+    assert layers.relative_error(run(x), expected) < 1e-5

@@ -117,7 +117,7 @@ class Algorithm1:
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = self._mean_of_sample(x, size)
+            shift = reductions.mean_of_sample(x, self.axes, dtype)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -141,12 +141,6 @@ class Algorithm1:
         # Not tf.maximum, which may turn NaN into 0 under XLA.
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
-
-    def _mean_of_sample(self, x: Tensor, size: Tensor) -> Tensor:
-        small = not self.compiled and not self.blocks
-        if small and len(self.axes) == 1:
-            return reductions.mean_of_first(x, self.axes[0], size)
-        return reductions.mean_of_sample(x, self.axes, statistics_dtype(x))
 
     def _sums(
         self,

@@ -161,9 +161,11 @@ def worth_compiling(
 
 def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
     """Whether `x` is large where XLA does not compile what is done to it."""
+    features = [n for a, n in enumerate(x.shape) if a not in axes]
     few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
-    large = _values(x) >= _WORTH_COMPILING and not few
-    return large and not worth_compiling(x, axes)
+    if None in features or few or worth_compiling(x, axes):
+        return False
+    return _values(x) >= _WORTH_COMPILING
 
 
 def images_for_one_kernel(
@@ -184,7 +186,9 @@ def images_for_one_kernel(
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")
-        images = x.op.inputs[0] if squeezed else x  # Else of all there are.
+        # None are named where all are meant; and the features have to stay.
+        if squeezed and not {-1, 3} & set(squeezed):
+            images = x.op.inputs[0]
     channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))
     if len(images.shape) != 4 or x.dtype != tf.float32 or not channels_last:
         return None, []

@@ -31,7 +31,7 @@ _SLICES = 16
 FEW = _SLICES**2
 #: Values up to which nothing is folded, and slices of those between.
 _UNFOLDED, _SLICES_OF_FEW = 128, 4
-#: A sample takes a place each such part of an axis: the seventeenth, about, so
+#: A sample takes a place each such part of an axis, about a seventeenth, so
 #: that images in a row are met at other pixels each time. A sixteenth may be a
 #: whole number of images, and the sample nothing but corners.
 _STEP = (5, 83)
@@ -134,7 +134,7 @@ def _cut(x: Tensor) -> Pair:
 
 
 def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
-    """Mean over some sixteen places along each of the axes.
+    """Mean over some seventeen places along each of the axes, or all of few.
 
     Args:
         x: Any floating dtype.
@@ -146,32 +146,18 @@ def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     """
     places = [slice(None)] * len(x.shape)
     for axis in axes:
-        step = tf.maximum(tf.shape(x)[axis] * _STEP[0] // _STEP[1], 1)
+        step = tf.maximum(tf.shape(x)[axis] // _STEP[1] * _STEP[0], 1)
         places[axis] = slice(None, None, step)
     sample = tf.cast(x[tuple(places)], dtype)
-    values = tf.reduce_prod(tf.gather(tf.shape(sample), axes))
+    sizes = tf.shape(sample)
+    one = len(axes) == 1
+    values = sizes[axes[0]] if one else tf.reduce_prod(tf.gather(sizes, axes))
     total = tf.reduce_sum(sample, axes)
-    mean = total / tf.cast(tf.maximum(values, 1), dtype)
+    mean = tf.math.divide_no_nan(total, tf.cast(values, dtype))
     # Slices with a step of unknown size leave even the rank open. (Forward mode
     # in a graph knows nothing of `tf.ensure_shape`.)
     mean.set_shape([x.shape[a] for a in range(len(x.shape)) if a not in axes])
     return mean
-
-
-def mean_of_first(x: Tensor, axis: int, count: Tensor) -> Tensor:
-    """Mean over the first sixteen places of an axis, in few operations.
-
-    Args:
-        x: Any floating dtype.
-        axis: The axis to take the mean over.
-        count: How many places there are, in the dtype to compute in.
-
-    Returns:
-        The mean, without the axis; 0 where there are no values.
-    """
-    first = x[(slice(None),) * axis + (slice(_SLICES),)]
-    total = tf.reduce_sum(tf.cast(first, count.dtype), axis)
-    return tf.math.divide_no_nan(total, tf.minimum(count, _SLICES))
 
 
 def _fold(

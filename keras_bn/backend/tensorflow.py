@@ -108,6 +108,7 @@ def _with_gradient(
             # A function may not capture from the forward pass by itself
             # within the gradient of tf.cond.
             kept = tf.nest.map_structure(_identity, saved)
+            dy.set_shape(x.shape)  # Whatever it went through.
             if not synchronized:
                 return run.backward(
                     dy, kept, _unless_zero(dmean), _unless_zero(dvariance)
@@ -183,6 +184,7 @@ def apply_statistics(
 
         def gradient(dy: Tensor) -> tuple[Tensor, ...]:
             kept = tf.nest.map_structure(_identity, saved)
+            dy.set_shape(x.shape)
             dx = run_for_dx.input_gradient_of_constants(dy, kept)
             dgamma, dbeta = run.parameter_gradients(dy, kept)
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
