@@ -109,7 +109,7 @@ def _unpacked(total: Tensor) -> Pair:
 
 
 def in_blocks(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Sum by plain operations.
+    """Sum by plain operations, of blocks of rows or of the last axis first.
 
     Args:
         x: float32 or float64.
