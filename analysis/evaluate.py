@@ -27,7 +27,8 @@ from keras_bn import data, training
 from keras_bn.command_line import Command
 from keras_bn.data.views import CROPS
 from keras_bn.recipes import Recipe
-from keras_bn.run_folder import RunFolder, write_json
+from keras_bn.run_folder import RunFolder
+from keras_bn.writing import write_json
 
 FLAGS = flags.FLAGS
 

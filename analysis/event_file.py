@@ -23,6 +23,8 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
+from analysis import files
+
 _LOG = logging.getLogger(__name__)
 _NUMBERS = itertools.count()
 #: How the names of the files end that this module has made.
@@ -205,6 +207,4 @@ def drop_events_after(folder: Path, step: int) -> None:
         records = RecordWriter(buffer)
         for event in kept:
             records.write(event.SerializeToString())
-        temporary = path.with_name(f"tmp.{path.name}")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        files.write(path, buffer.getvalue())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def write(path: Path, contents: bytes) -> None:
     """Writes to a temporary name and renames it."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name("tmp." + path.name)
     temporary.write_bytes(contents)
     temporary.replace(path)
 

@@ -14,7 +14,6 @@ Prints a table per measure. Writes it as `inspection.json`, with spectra and
 environment, and as pictures.
 """
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from keras_bn import run_folder
 from keras_bn.command_line import Command
 from keras_bn.data import files
 from keras_bn.errors import ExpectedError
+from keras_bn.writing import write_json
 
 FLAGS = flags.FLAGS
 _OPTIONS = (
@@ -144,12 +144,12 @@ def write(folder: Path, readings: Readings, **about: Any) -> None:
     """Writes `inspection.json` and a picture per measure."""
     folder.mkdir(parents=True, exist_ok=True)
     device = ", ".join(keras.distribution.list_devices())
-    run_folder.write_json(
+    write_json(
         folder / "inspection.json",
         {
             **about,
             "environment": run_folder.environment(device=device),
-            "numbers": {k: _finite(v) for k, v in readings.numbers.items()},
+            "numbers": dict(readings.numbers),
             "distributions": {
                 tag: values.tolist()
                 for tag, values in readings.distributions.items()
@@ -188,11 +188,6 @@ def _selectors(layers: Sequence[str]) -> list[re.Pattern[str]] | None:
             "layers must be names or regular expressions. Received: "
             f"{error.pattern!r} ({error})"
         ) from error
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity, as of the condition number of a singular map."""
-    return value if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

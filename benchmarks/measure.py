@@ -6,7 +6,6 @@ ratios within one process are reported as results.
 """
 
 import concurrent.futures
-import json
 import multiprocessing
 import os
 import platform
@@ -18,6 +17,8 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
+
+from keras_bn.writing import write_json
 
 Result = TypeVar("Result")
 
@@ -85,9 +86,7 @@ def write(path: str | Path, results: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {"environment": environment(), "results": results}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+    write_json(path, contents)
 
 
 def _git(*arguments: str) -> str:

@@ -292,9 +292,15 @@ class BatchNormalization(keras.layers.Layer):
         variance = self.moving_variance_initializer
         initial = {"moving_mean": mean, "moving_variance": variance}
         if self.renorm:
-            root = batch_renorm.root_of(variance)
+            # From those before them: an initializer may draw anew.
+            def root(*_: Any, **__: Any) -> Tensor:
+                return keras.ops.sqrt(self.moving_variance.value)
+
+            def same(*_: Any, **__: Any) -> Tensor:
+                return keras.ops.copy(self.moving_mean.value)
+
             initial["moving_stddev"] = root
-            initial["renorm_mean"] = batch_renorm.copy_of(mean)
+            initial["renorm_mean"] = same
             initial["renorm_stddev"] = root
         if self.moving_average == "cumulative":
             initial["mean_updates"] = keras.initializers.Zeros()

@@ -75,22 +75,3 @@ def corrections(
     if clipping.get("dmax") is not None:
         d = keras.ops.clip(d, -clipping["dmax"], clipping["dmax"])
     return keras.ops.stop_gradient(r), keras.ops.stop_gradient(d)
-
-
-def copy_of(initializer: Any) -> Any:
-    """An initializer that starts as `initializer` starts.
-
-    One that draws at random would draw other values if it were used twice.
-    """
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return initializer
-    return initializer.clone()
-
-
-def root_of(initializer: Any) -> Any:
-    """An initializer for a deviation: the root of that for the variance."""
-
-    def root(shape: Any, dtype: Any = None) -> Tensor:
-        return keras.ops.sqrt(copy_of(initializer)(shape, dtype=dtype))
-
-    return root

@@ -18,7 +18,6 @@ import datetime
 import fcntl
 import fnmatch
 import json
-import math
 import os
 import platform
 import shutil
@@ -30,6 +29,7 @@ from typing import Any
 from keras_bn._version import __version__
 from keras_bn.errors import ExpectedError
 from keras_bn.recipes import Recipe
+from keras_bn.writing import TEMPORARY, write_json
 
 #: File that is locked while a process writes into the folder.
 LOCK = "lock"
@@ -41,7 +41,7 @@ _MOVING = "replaced.tmp"
 _DELETED = "replaced.deleted"
 #: Patterns of all that a run consists of; nothing else is ever deleted.
 _OF_A_RUN = (
-    *(_RECIPE, f"{_RECIPE}.tmp", _RESULT, f"{_RESULT}.tmp"),
+    *(_RECIPE, TEMPORARY + _RECIPE, _RESULT, TEMPORARY + _RESULT),
     *("train", "validation", "analysis", "checkpoints", "figures"),
     "events.out.tfevents.*",
 )
@@ -309,22 +309,3 @@ def environment(*, device: str) -> dict[str, Any]:
             **{name: metadata.version(name) for name in names},
         },
     }
-
-
-def write_json(path: Path, contents: Any) -> None:
-    """Writes JSON to a temporary name and renames it; `null` for NaN."""
-    temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(_finite(contents), indent=2, allow_nan=False)
-    temporary.write_text(text + "\n", "utf-8")
-    temporary.replace(path)
-
-
-def _finite(contents: Any) -> Any:
-    """With `None` for numbers that JSON does not have."""
-    if isinstance(contents, dict):
-        return {key: _finite(value) for key, value in contents.items()}
-    if isinstance(contents, list | tuple):
-        return [_finite(value) for value in contents]
-    if isinstance(contents, float) and not math.isfinite(contents):
-        return None
-    return contents

@@ -121,21 +121,29 @@ def test_corrections_clipped_to_nothing_leave_plain_batch_normalization():
     layers.assert_equals_oracle(layers.call(layer, x, dy), expected)
 
 
-def test_random_initial_statistics_agree_with_each_other():
+@pytest.mark.parametrize("seeds", ["fixed", "none", "generator"])
+def test_random_initial_statistics_agree_with_each_other(seeds):
     """The deviation starts from the root of the variance that was drawn."""
+    seed = {
+        "fixed": 4,
+        "none": None,
+        "generator": keras.random.SeedGenerator(4),
+    }[seeds]
     layer = BatchNormalization(
         renorm=True,
-        moving_mean_initializer=keras.initializers.RandomNormal(seed=3),
+        moving_mean_initializer=keras.initializers.RandomNormal(seed=seed),
         moving_variance_initializer=keras.initializers.RandomUniform(
-            1, 2, seed=4
+            1, 2, seed=seed
         ),
     )
     layer.build((None, 5))
-    root = np.sqrt(layer.moving_variance.numpy())
-    np.testing.assert_allclose(layer.moving_stddev, root, rtol=1e-6)
-    np.testing.assert_allclose(layer.renorm_stddev, root, rtol=1e-6)
-    np.testing.assert_array_equal(layer.renorm_mean, layer.moving_mean)
-    assert len(set(root)) == 5
+    for _ in range(2):
+        root = np.sqrt(layer.moving_variance.numpy())
+        np.testing.assert_allclose(layer.moving_stddev, root, rtol=1e-6)
+        np.testing.assert_allclose(layer.renorm_stddev, root, rtol=1e-6)
+        np.testing.assert_array_equal(layer.renorm_mean, layer.moving_mean)
+        assert len(set(root)) == 5
+        layer.reset_moving_statistics()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from keras_bn import run_folder
 from keras_bn.recipes import Recipe
-from keras_bn.run_folder import RunFolderError, write_json
+from keras_bn.run_folder import RunFolderError
+from keras_bn.writing import write_json
 
 
 def open_run_folder(*arguments, **options):

@@ -170,7 +170,7 @@ def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch):
         data.load("tfrecords", data_dir=target, image_size=8)
     assert convert(source, target)["train"] == 12
     assert done.stat().st_mtime_ns == before.st_mtime_ns
-    assert not list(target.glob("*.tmp"))
+    assert not list(target.glob("tmp.*"))
     for path in (tmp_path / "whole").iterdir():
         assert (target / path.name).read_bytes() == path.read_bytes()
 

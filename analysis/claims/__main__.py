@@ -145,6 +145,7 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
     import keras
 
     from keras_bn import run_folder
+    from keras_bn.writing import write_json
 
     device = ", ".join(keras.distribution.list_devices())
     contents = {
@@ -154,7 +155,7 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
         "seed": FLAGS.seed,
         "results": rows,
     }
-    run_folder.write_json(path, contents)
+    write_json(path, contents)
 
 
 def _commit() -> str:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_bn.data import files, records, verification
 from keras_bn.data.arrays import DataError
+from keras_bn.writing import replacing, write_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +87,9 @@ def write(
             counts[part] += _write_shard(folder / name, examples, len(rows))
             if progress:
                 _show(part, done, len(dealt[part]), counts[part])
-    _replace(folder / CLASSES, "".join(f"{c}\n" for c in tree.classes))
+    with replacing(folder / CLASSES) as temporary:
+        names = "".join(f"{name}\n" for name in tree.classes)
+        temporary.write_text(names, "utf-8")
     return {**counts, "skipped": len(tree.skipped)}
 
 
@@ -157,18 +160,17 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
             f"{folder} holds a conversion of other images or with other "
             f"options ({ORIGIN}). Name another folder, or delete this one"
         )
-    _replace(folder / ORIGIN, json.dumps(ours, indent=2) + "\n")
+    write_json(folder / ORIGIN, ours)
 
 
 def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
     """Number of images in the shard, which may have been there before."""
     if not path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
-            for example in examples:
-                writer.write(example)
-        expect(temporary, count, found=check(temporary))
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for example in examples:
+                    writer.write(example)
+            expect(temporary, count, found=check(temporary))
     else:
         expect(path, count, found=check(path))
     return count
@@ -215,9 +217,3 @@ def _show(part: str, done: int, number: int, images: int) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

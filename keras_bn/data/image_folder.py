@@ -9,6 +9,7 @@ from pathlib import Path
 from keras_bn.data import records, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.data.images import ImageDataset
+from keras_bn.writing import replacing
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,9 +58,10 @@ def load(
 
 
 def write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Writes a zip archive, stored, to a temporary name and renames it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with zipfile.ZipFile(temporary, "w") as archive:
+    """Writes a zip archive, stored; whole or not at all."""
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+    ):
         for name, data in members:
             archive.writestr(name, data)
-    temporary.replace(path)

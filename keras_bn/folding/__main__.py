@@ -17,6 +17,7 @@ import keras
 from keras_bn import folding
 from keras_bn.command_line import Command
 from keras_bn.errors import ExpectedError
+from keras_bn.writing import replacing
 
 
 def main(source: str, target: str) -> None:
@@ -42,15 +43,10 @@ def fold_file(source: Path, target: Path) -> list[folding.Decision]:
         ExpectedError: If the model cannot be read, folded or written.
     """
     model = load_model(source)
-    temporary = target.with_name(f".{target.stem}.tmp.keras")
-    try:
-        with _blaming(source, "cannot be folded"):
-            folded = folding.fold(model)
-        with _blaming(target, "cannot be written"):
-            folded.save(temporary)
-            temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _blaming(source, "cannot be folded"):
+        folded = folding.fold(model)
+    with _blaming(target, "cannot be written"), replacing(target) as temporary:
+        folded.save(temporary)
     return folding.plan(model).decisions
 
 
