@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_bn import arguments, structure
 from keras_bn.layer import BatchNormalization
@@ -55,12 +56,14 @@ def convert(
     structure.require_built(model)
     _require_known(layer_options)
     replacements = {
-        layer: made_by.from_config(_config(layer, made_by, layer_options))
+        # Not from_config, which hides what is wrong with an option.
+        layer: made_by(**_config(layer, made_by, layer_options))
         for layer in structure.batch_normalizations(model)
     }
     converted = structure.copy_model(model, replacements)
     for old, new in replacements.items():
         _carry_over(old, new)
+        new.trainable = layer_options.get("trainable", old.trainable)
     return converted
 
 
@@ -101,8 +104,14 @@ def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
 
 
 def _carry_over(old: Layer, new: Layer) -> None:
-    weights = {weight.name: weight for weight in old.weights}
+    values = {weight.name: np.asarray(weight) for weight in old.weights}
+    if new.renorm and not old.renorm:
+        # Corrections begin with what inference normalizes with.
+        mean, variance = values["moving_mean"], values["moving_variance"]
+        values["renorm_mean"] = mean
+        values["moving_stddev"] = (variance + new.epsilon) ** 0.5
+        values["renorm_stddev"] = values["moving_stddev"]
     for weight in new.weights:
-        if weight.name in weights:
-            weight.assign(weights[weight.name])
-    new.trainable = old.trainable
+        if weight.name in values:
+            structure.require_fits(weight, values[weight.name], new)
+            weight.assign(values[weight.name])

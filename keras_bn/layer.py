@@ -346,6 +346,8 @@ class BatchNormalization(keras.layers.Layer):
     ) -> Tensor:
         """Normalizes `inputs`; see the class."""
         ops.require_dense(inputs)
+        if mask is not None:
+            _require_aligned(mask, inputs)
         if training and self.trainable:
             outputs = self._normalize_and_follow(inputs, mask)
         else:
@@ -374,7 +376,7 @@ class BatchNormalization(keras.layers.Layer):
     def _normalize_and_follow(
         self, inputs: Tensor, mask: Tensor | None
     ) -> Tensor:
-        mask = _aligned_mask(mask, inputs)
+        mask = _expanded(mask)
         activation = None if self.renorm else self._fused_activation()
         if self.renorm:
             batch = self._normalize(inputs, mask, None, None)
@@ -587,10 +589,8 @@ class BatchNormalization(keras.layers.Layer):
         return config
 
 
-def _aligned_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    """Keras' mask, which lacks the last axis, as one that broadcasts."""
-    if mask is None:
-        return None
+def _require_aligned(mask: Tensor, inputs: Tensor) -> None:
+    """Raises `ValueError` unless it is a mask of all axes but the last."""
     if len(mask.shape) != len(inputs.shape) - 1:
         raise ValueError(
             "mask must have one axis less than the input. Received: "
@@ -604,4 +604,10 @@ def _aligned_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
                 f"Received: mask.shape={tuple(mask.shape)}, "
                 f"inputs.shape={tuple(inputs.shape)}"
             )
+
+
+def _expanded(mask: Tensor | None) -> Tensor | None:
+    """Keras' mask, which lacks the last axis, as one that broadcasts."""
+    if mask is None:
+        return None
     return keras.ops.cast(keras.ops.expand_dims(mask, -1), "bool")

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_bn.arguments import integers
 from keras_bn.backend import activations, compiling
 from keras_bn.backend import tensorflow as backend
 
@@ -270,7 +271,8 @@ def canonical_axes(
     Raises:
         ValueError: If there is none, one is out of range, or two are equal.
     """
-    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    checked = integers(name, axes)
+    given = (checked,) if isinstance(checked, int) else checked
     if not given:
         raise ValueError(f"{name} must name at least one axis. Received: ()")
     for axis in given:

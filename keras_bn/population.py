@@ -48,7 +48,8 @@ def estimate_population_statistics(
     what deeper layers see.
 
     Ghost batches (`virtual_batch_size`) and renormalization are left aside:
-    batches are normalized whole. Cumulative averages then have as many batches
+    batches are normalized whole, and what training with renormalization
+    corrects with stays. Cumulative averages then have as many batches
     behind them as had a value of the feature, and go on from there.
 
     Args:
@@ -73,9 +74,9 @@ def estimate_population_statistics(
         ValueError: If an argument is out of range; the model has no such
             layer or is not built; the data are empty; a layer is not called,
             or in a loop, a condition or a `tf.function`; statistics are not
-            finite or rest on no batch, where `"paper"` needs one with several
-            values per feature; or it is called within the scope of a strategy
-            with several replicas.
+            finite, also in the dtype of the layer, or rest on no batch, where
+            `"paper"` needs one with several values per feature; or it is called
+            within the scope of a strategy with several replicas.
     """
     chosen = _chosen(model, layers)
     run = _Pass(model, chosen, arguments.one_of("pooling", pooling, POOLINGS))
@@ -237,6 +238,8 @@ def _checked(layer: Layer, pooled: Statistics) -> Statistics:
             "statistics must be finite. Received: "
             f"NaN or infinity among the inputs of layer {layer.name}"
         )
+    structure.require_fits(layer.moving_mean, mean, layer)
+    structure.require_fits(layer.moving_variance, variance, layer)
     return Statistics(weight, mean, variance)
 
 

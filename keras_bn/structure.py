@@ -6,13 +6,17 @@ graph through other layers without compiling the result; the private names that
 this needs stand here and in `keras_bn.folding.graph`.
 """
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.utils.python_utils import is_default
 
 from keras_bn import ops
 from keras_bn.layer import BatchNormalization
@@ -60,14 +64,55 @@ def batch_normalizations(model: Layer) -> list[Layer]:
     ]
 
 
+def require_fits(weight: Any, value: Any, layer: Layer) -> None:
+    """Raises `ValueError` if a weight of a layer is too narrow for a value."""
+    with np.errstate(over="ignore"):
+        held = np.asarray(keras.ops.cast(value, weight.dtype))
+    if (np.isfinite(value) & ~np.isfinite(held)).any():
+        raise ValueError(
+            f"{weight.name} must fit into {weight.dtype}. Received: values up "
+            f"to {np.abs(value).max():g} in layer {layer.name}"
+        )
+
+
+def has_graph(layer: Layer) -> bool:
+    """Whether it is a model that does what its graph of layers does."""
+    own = (Functional.call, keras.Sequential.call)
+    return _is_of_layers(layer) and type(layer).call in own
+
+
+def _is_of_layers(layer: Layer) -> bool:
+    return isinstance(layer, Functional | keras.Sequential)
+
+
+def _kind(model: keras.Model) -> type[keras.Model] | None:
+    """The class that makes a model like this one of copies of its layers.
+
+    A constructor of its own would make other layers. The model is then of no
+    class of its own, if that makes no difference to predictions; else `None`.
+    """
+    kind = type(model)
+    if isinstance(model, keras.Sequential):
+        takes_layers = kind.__init__ is keras.Sequential.__init__
+        plain = keras.Sequential
+    else:
+        takes_layers = functional_like_constructor(kind)
+        plain = keras.Model
+    if takes_layers:
+        return kind
+    return plain if has_graph(model) else None
+
+
 def copy_model(
     model: keras.Model, replacements: Mapping[Layer, Layer | None]
 ) -> keras.Model:
     """Copies a model, its weights too, with other layers in some places.
 
     Functional and sequential models are copied call by call, so that what is
-    shared stays shared. Any other layer is copied from its configuration; if
-    it holds a layer to replace in an attribute, the copy gets the new one.
+    shared stays shared; of their classes those are lost whose constructors
+    take something else than layers. Any other layer is copied from its
+    configuration; if it holds a layer to replace in an attribute, the copy gets
+    the new one.
 
     Args:
         model: A built model of any kind.
@@ -79,8 +124,8 @@ def copy_model(
         A built model, not compiled. Nothing of `model` is shared or changed.
 
     Raises:
-        ValueError: If a layer makes its sublayers anew when it is built, so
-            that they cannot be replaced.
+        ValueError: If a layer cannot be made from its configuration, or makes
+            those inside it in a way that they cannot be replaced in.
     """
     copier = _Copier(replacements)
     copied = copier.copy(model)
@@ -95,6 +140,7 @@ class _Copier:
         self._copies: dict[Layer, Layer | None] = dict(replacements)
         self._replaced = frozenset(replacements)
         self._exchanged: list[tuple[Layer, str, list[Layer]]] = []
+        self._holders: list[Layer] = []
 
     def copy(self, layer: Layer) -> Layer:
         """The one copy of a layer or operation of a graph; maybe `None`."""
@@ -118,8 +164,18 @@ class _Copier:
             state: dict[str, Any] = {}
             original.save_own_variables(state)
             copy.load_own_variables(state)
+            _transfer_assets(original, copy)
 
     def _require_exchanged(self) -> None:
+        for holder in self._holders:
+            for layer in holder._layers:
+                if layer not in self._copies:
+                    raise ValueError(
+                        "layers inside another must be in its attributes, or "
+                        "in lists, tuples or dictionaries there, for them to "
+                        f"be replaced. Received: {layer.name} in "
+                        f"{type(holder).__name__} {holder.name}"
+                    )
         for holder, name, sublayers in self._exchanged:
             if _layers_in(getattr(holder, name)) != sublayers:
                 raise ValueError(
@@ -134,40 +190,53 @@ class _Copier:
     ) -> list[tuple[Layer, Layer]]:
         if self._copied_apart(original):
             return [(original, copy)]
+        _require_order(original)
         inner = zip(sublayers(original), sublayers(copy), strict=True)
         return [*reversed(list(inner)), (original, copy)]
 
     def _copied_apart(self, layer: Layer) -> bool:
         """Whether the layers inside are copied one by one."""
-        return isinstance(layer, Functional | keras.Sequential) or any(
-            inner in self._replaced for inner in sublayers(layer)
-        )
+        if _is_of_layers(layer):
+            return _kind(layer) is not None
+        return self._holds_replaced(layer)
+
+    def _holds_replaced(self, layer: Layer) -> bool:
+        return any(inner in self._replaced for inner in sublayers(layer))
 
     def _make(self, layer: Layer) -> Layer:
-        if isinstance(layer, keras.Sequential):
-            return self._make_sequential(layer)
-        if isinstance(layer, Functional):
-            return self._make_functional(layer)
-        # What is in memory already needs no guard against foreign code.
-        with SafeModeScope(safe_mode=False):
-            made = type(layer).from_config(layer.get_config())
-        if isinstance(layer, keras.layers.Layer) and self._copied_apart(layer):
+        kind = _kind(layer) if _is_of_layers(layer) else None
+        if kind and issubclass(kind, keras.Sequential):
+            return self._make_sequential(layer, kind)
+        if kind:
+            return self._make_functional(layer, kind)
+        holds = isinstance(layer, keras.layers.Layer) and self._holds_replaced(
+            layer
+        )
+        if holds and _is_of_layers(layer):
+            raise ValueError(
+                "a model with a call and a constructor of its own cannot be "
+                "copied with other layers. Received: "
+                f"{type(layer).__name__} {layer.name}"
+            )
+        made = _from_config(layer)
+        if holds:
             self._exchange_sublayers(layer, made)
         return made
 
-    def _make_sequential(self, model: keras.Sequential) -> keras.Sequential:
+    def _make_sequential(
+        self, model: keras.Sequential, kind: type[keras.Sequential]
+    ) -> keras.Sequential:
         copies = [self.copy(layer) for layer in model.layers]
         layers = [copy for copy in copies if copy is not None]
         if model.built and hasattr(model, "inputs"):
             layers.insert(0, self._input(model.inputs[0]))
-        return keras.Sequential(layers, name=model.name)
+        return kind(layers, name=model.name)
 
-    def _make_functional(self, model: keras.Model) -> keras.Model:
+    def _make_functional(
+        self, model: keras.Model, kind: type[keras.Model]
+    ) -> keras.Model:
         inputs = keras.tree.map_structure(self._input, model.input)
         outputs = model._run_through_graph(inputs, call_fn=self._call)
-        kind = type(model)
-        if not functional_like_constructor(kind):
-            kind = keras.Model
         return kind(inputs, outputs, name=model.name)
 
     def _call(self, layer: Layer, *args: Any, **kwargs: Any) -> Any:
@@ -187,7 +256,9 @@ class _Copier:
 
     def _exchange_sublayers(self, layer: Layer, made: Layer) -> None:
         """Puts copies of its sublayers into a layer just made."""
-        for name, value in list(vars(layer).items()):
+        self._holders.append(layer)
+        for name, attribute in list(vars(layer).items()):
+            value = _unwrapped(attribute)
             if name in _BOOKKEEPING or not _layers_in(value):
                 continue
             for stale in _layers_in(getattr(made, name, None)):
@@ -199,6 +270,8 @@ class _Copier:
             self._exchanged.append((made, name, _layers_in(exchanged)))
 
 
+#: Arguments of every layer.
+_OF_EVERY_LAYER = {"name", "trainable", "dtype"}
 #: Where Keras and TensorFlow list what the attributes hold.
 _BOOKKEEPING = (
     "_layers",
@@ -208,5 +281,85 @@ _BOOKKEEPING = (
 
 
 def _layers_in(value: Any) -> list[Layer]:
-    flat = keras.tree.flatten(value)
+    flat = keras.tree.flatten(_unwrapped(value))
     return [x for x in flat if isinstance(x, keras.layers.Layer)]
+
+
+def _require_order(layer: Layer) -> None:
+    """Refuses sets, which a copy has in another order."""
+    for holder in (layer, *sublayers(layer)):
+        for name, value in vars(holder).items():
+            if isinstance(value, set) and len(_layers_in(list(value))) > 1:
+                raise ValueError(
+                    "layers inside another must be in an order. Received: the "
+                    f"set {name} of {type(holder).__name__} {holder.name}"
+                )
+
+
+def _unwrapped(value: Any) -> Any:
+    """Tuples themselves, where TensorFlow has put something around them."""
+    if not isinstance(value, tuple):
+        return value
+    return keras.tree.map_structure(
+        _unwrapped, getattr(value, "__wrapped__", value)
+    )
+
+
+def _from_config(layer: Layer) -> Layer:
+    """A layer or operation as its configuration has it, without weights.
+
+    Raises:
+        ValueError: If that fails, as for a layer that does not say what its
+            constructor was given.
+    """
+    kind = type(layer)
+    _, *parameters = inspect.signature(kind.__init__).parameters.values()
+    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    # Keras gives every constructor these, were they taken or not.
+    refused = _OF_EVERY_LAYER - names if len(names) == len(parameters) else ()
+    try:
+        if isinstance(layer, keras.Model) and is_default(layer.get_config):
+            _require_no_arguments(names - _OF_EVERY_LAYER)
+        config = layer.get_config()
+        # What is in memory already needs no guard against foreign code.
+        with SafeModeScope(safe_mode=False), _policy_of(layer):
+            made = kind.from_config(
+                {k: v for k, v in config.items() if k not in refused}
+            )
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+        raise ValueError(
+            "layers must be such that from_config(get_config()) makes them "
+            f"again. Received: {kind.__name__} {layer.name}: {reason}"
+        ) from error
+    if "name" in refused:
+        made.name = layer.name
+    return made
+
+
+@contextlib.contextmanager
+def _policy_of(layer: Layer) -> Iterator[None]:
+    """Layers without a dtype policy of their own get this layer's."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(getattr(layer, "dtype_policy", before))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _require_no_arguments(names: Collection[str]) -> None:
+    """Raises `ValueError` where Keras believes that all had their defaults."""
+    if names:
+        raise ValueError(
+            "without a get_config() of its own nobody knows what its "
+            f"{', '.join(sorted(names))} was"
+        )
+
+
+def _transfer_assets(original: Layer, copy: Layer) -> None:
+    """Gives a copy what is no weight, such as a vocabulary."""
+    if hasattr(original, "save_assets") and hasattr(copy, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            original.save_assets(folder)
+            copy.load_assets(folder)

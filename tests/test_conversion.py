@@ -160,6 +160,36 @@ def test_statistics_of_renorm_carry_over():
         np.testing.assert_array_equal(weight, theirs[weight.path])
 
 
+@pytest.mark.parametrize("to", ["keras_bn", "keras"])
+def test_renorm_begins_with_the_statistics_that_are_there(to):
+    model = networks.randomized(networks.sequential())
+    converted = keras_bn.convert(model, to=to, renorm=True)
+    for layer in structure.batch_normalizations(converted):
+        std = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
+        np.testing.assert_allclose(layer.moving_stddev, std, rtol=1e-6)
+        np.testing.assert_array_equal(layer.renorm_stddev, layer.moving_stddev)
+        np.testing.assert_array_equal(layer.renorm_mean, layer.moving_mean)
+    x = example(model)
+    np.testing.assert_allclose(
+        converted(x, training=True), model(x), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_trainable_may_be_an_option():
+    model = networks.sequential()
+    for layer in structure.batch_normalizations(
+        keras_bn.convert(model, trainable=False)
+    ):
+        assert not layer.trainable
+
+
+def test_statistics_that_do_not_fit_are_refused():
+    model = keras.Sequential([keras.Input((2,)), OURS(dtype="float16")])
+    model.layers[0].moving_variance.assign([1.0, 1e5])
+    with pytest.raises(ValueError, match=r"fit into float16.* up to 100000 in"):
+        keras_bn.convert(model, to="keras")
+
+
 def test_a_converted_model_trains_whatever_the_original_was_compiled_with():
     model = networks.sequential()
     model.compile("adam", lambda y, prediction: (y - prediction) ** 2)
@@ -218,6 +248,16 @@ def test_a_layer_that_makes_its_sublayers_in_build_is_refused():
             "keras_bn, keras. Received: to=torch",
         ),
         (networks.sequential(), {"momentun": 0.9}, "Received: momentun"),
+        (
+            networks.sequential(),
+            {"virtual_batch_size": 0},
+            "Received: virtual_batch_size=0",
+        ),
+        (
+            networks.sequential(),
+            {"renorm": True, "virtual_batch_size": 2},
+            "renorm and virtual_batch_size exclude each other",
+        ),
         (keras.Sequential(name="empty"), {}, "built. Received: empty"),
         ("model.keras", {}, "must be a keras.Model. Received: model.keras"),
     ],

@@ -131,6 +131,36 @@ def test_gradient_penalty_equals_differences_of_the_oracle(case, mode):
     assert layers.relative_error(measured, expected) < 1e-7
 
 
+def test_second_order_is_right_where_that_of_keras_own_layer_is_not():
+    """Along a direction, beside differences of the first order."""
+    rng = np.random.default_rng(0)
+    x, along, weights = rng.normal(size=(3, 4, 4, 4, 3))
+
+    def errors_of(make):
+        layer = make(dtype="float64")
+        layer.build(x.shape)
+
+        def gradient(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.nn.relu(layer(x, training=True)) ** 3
+            return tape.gradient(y, x)
+
+        def value(x):
+            x = tf.constant(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = tf.reduce_sum(weights * tf.sin(gradient(x)))
+            return value, tf.reduce_sum(tape.gradient(value, x) * along)
+
+        step = 1e-6 * along
+        expected = (value(x + step)[0] - value(x - step)[0]) / 2e-6
+        return abs(value(x)[1] / expected - 1)
+
+    assert errors_of(BatchNormalization) < 1e-7
+    assert errors_of(keras.layers.BatchNormalization) > 1e-2
+
+
 @cases
 def test_second_order_is_the_same_in_every_combination_of_modes(case):
     """Hessian times vector: reverse over reverse, forward over reverse,

@@ -432,6 +432,55 @@ def test_layers_that_are_shared_in_other_ways_do_not():
     assert reason in reasons(model)["bn"]
 
 
+class Doubled(layers.Wrapper):
+    def call(self, x):
+        return 2 * self.layer(x)
+
+
+@pytest.mark.parametrize("held", ["linear", "norm"])
+def test_a_layer_that_another_layer_holds_too_stays(held):
+    x = keras.Input((5, 3))
+    linear, norm = layers.Dense(4, name="linear"), KERAS(name="bn")
+    if held == "linear":
+        y = layers.TimeDistributed(linear)(x)
+    else:
+        y = keras.Sequential([layers.Dense(4), Doubled(norm)])(x)
+    model = keras.Model(x, [norm(linear(x)), y])
+    networks.randomized(model)
+    called = "linear (Dense)" if held == "linear" else "bn (BatchNormalization)"
+    assert f"{called} is called elsewhere too" in reasons(model)["bn"]
+    x = np.random.default_rng(3).normal(size=(2, 5, 3))
+    folded = keras_bn.fold(model)
+    for actual, expected in zip(folded(x), model(x), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+def test_a_tied_kernel_stays():
+    class Transposed(layers.Layer):
+        def __init__(self, dense, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = dense
+
+        def call(self, x):
+            return keras.ops.matmul(x, keras.ops.transpose(self.dense.kernel))
+
+        def get_config(self):
+            dense = keras.saving.serialize_keras_object(self.dense)
+            return {**super().get_config(), "dense": dense}
+
+        @classmethod
+        def from_config(cls, config):
+            dense = keras.saving.deserialize_keras_object(config.pop("dense"))
+            return cls(dense, **config)
+
+    x, dense = keras.Input((4,)), layers.Dense(3, name="dense")
+    encoded = KERAS(name="bn")(dense(x))
+    model = networks.randomized(keras.Model(x, Transposed(dense)(encoded)))
+    assert "dense (Dense) is called elsewhere too" in reasons(model)["bn"]
+    x = example(model)
+    np.testing.assert_allclose(keras_bn.fold(model)(x), model(x), rtol=1e-9)
+
+
 def test_a_layer_of_another_precision_is_left_alone():
     linear = layers.Dense(3, dtype="float32", name="linear")
     model = stack((4,), linear, KERAS(name="bn"))
@@ -589,6 +638,24 @@ def test_a_layer_that_normalizes_in_inference_too_stays(inner):
     (reason,) = reasons(networks.randomized(model)).values()
     assert reason == "it is called with training=True"
     assert len(structure.batch_normalizations(keras_bn.fold(model))) == 1
+
+
+@pytest.mark.parametrize("order", ["first", "second", "around"])
+def test_training_reaches_into_a_model_that_is_called_elsewhere_too(order):
+    x = keras.Input((4,))
+    inner = stack((4,), layers.Dense(4), KERAS(name="bn"))
+    training = keras.Model(x, inner(x, training=True))
+    inference = keras.Model(x, inner(x))
+    model = keras.Model(
+        x,
+        {
+            "first": lambda: [training(x), inference(x)],
+            "second": lambda: [inference(x), training(x)],
+            "around": lambda: [training(inner(x))],
+        }[order](),
+    )
+    (reason,) = reasons(networks.randomized(model)).values()
+    assert reason == "it is called with training=True"
 
 
 def test_a_kernel_with_lora_weights_is_left_alone():

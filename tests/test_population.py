@@ -375,6 +375,14 @@ def test_progress_is_shown(capsys):
     assert "2/2" in capsys.readouterr().out
 
 
+def test_statistics_that_do_not_fit_are_refused():
+    norm = keras.layers.BatchNormalization(dtype="float16", name="bn")
+    model = keras.Sequential([keras.Input((5,)), norm])
+    with pytest.raises(ValueError, match="moving_variance must fit into float"):
+        estimate(model, 300 * data())
+    np.testing.assert_array_equal(norm.moving_variance, np.ones(5))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,10 +3,12 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+
+from keras_bn import structure
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 
@@ -22,8 +24,10 @@ class Call:
         readers: The calls that read its output, in order.
         shape: Shape of its output, or of the first of several.
         is_output: Whether the model returns it.
-        training: Whether it is called with `training=True`.
-        times: How often the layer is called in all.
+        training: Whether it, or a model around it, is called with
+            `training=True`.
+        times: How often the layer is called in all; each layer without a graph
+            that holds it counts as a call.
     """
 
     layer: Layer
@@ -50,29 +54,48 @@ def calls(model: keras.Model) -> list[Call]:
     Returns:
         In an order in which each comes after those that it reads.
     """
-    found = list(_calls(model, "", False, set()))
+    graphs: dict[Layer, list[Call]] = {}
+    _enter(model, "", graphs)
+    _hand_training_down(graphs)
+    found = [call for graph in graphs.values() for call in graph]
     times = collections.Counter(call.layer for call in found)
+    times.update(_held({call.layer for call in found} - set(graphs)))
     for call in found:
         call.times = times[call.layer]
     return found
 
 
-def _calls(
-    model: keras.Model, prefix: str, training: bool, entered: set[Layer]
-) -> Iterator[Call]:
-    entered.add(model)
-    made = _calls_of_graph(model, prefix, training)
-    yield from made
-    for call in made:
-        inner = call.layer
-        if isinstance(inner, keras.Model) and inner not in entered:
-            trained = any(x.training for x in made if x.layer is inner)
-            yield from _calls(inner, f"{call.path}/", trained, entered)
+def _enter(
+    model: keras.Model, prefix: str, graphs: dict[Layer, list[Call]]
+) -> None:
+    """Adds the calls in a model and in those inside it, each once."""
+    graphs[model] = _calls_of_graph(model, prefix)
+    for call in graphs[model]:
+        if structure.has_graph(call.layer) and call.layer not in graphs:
+            _enter(call.layer, f"{call.path}/", graphs)
 
 
-def _calls_of_graph(
-    model: keras.Model, prefix: str, training: bool
-) -> list[Call]:
+def _hand_training_down(graphs: dict[Layer, list[Call]]) -> None:
+    """Marks what is inside models that are called with `training=True`."""
+    calls = [call for graph in graphs.values() for call in graph]
+    waiting = [call.layer for call in calls if call.training]
+    while waiting:
+        for call in graphs.get(waiting.pop(), ()):
+            if not call.training:
+                call.training = True
+                waiting.append(call.layer)
+
+
+def _held(holders: Iterable[Layer]) -> Iterator[Layer]:
+    """The layers inside layers without a graph."""
+    for holder in holders:
+        if isinstance(holder, keras.layers.Layer):
+            yield from structure.sublayers(holder)
+
+
+def _calls_of_graph(model: keras.Model, prefix: str) -> list[Call]:
+    if not structure.has_graph(model):
+        return []
     # A sequential model keeps a functional one, if its input shape is known.
     graph = getattr(model, "_functional", model)
     nodes_by_depth = getattr(graph, "_nodes_by_depth", {})
@@ -80,7 +103,7 @@ def _calls_of_graph(
     makers: dict[int, Call] = {}
     for depth in sorted(nodes_by_depth, reverse=True):
         for node in nodes_by_depth[depth]:
-            call = _call(node, makers, prefix, training)
+            call = _call(node, makers, prefix)
             for source in call.sources:
                 source.readers.append(call)
             makers.update((id(tensor), call) for tensor in node.outputs)
@@ -90,14 +113,12 @@ def _calls_of_graph(
     return made
 
 
-def _call(
-    node: Any, makers: dict[int, Call], prefix: str, training: bool
-) -> Call:
+def _call(node: Any, makers: dict[int, Call], prefix: str) -> Call:
     arguments = (*node.arguments.args[1:], *node.arguments.kwargs.values())
     return Call(
         layer=node.operation,
         path=prefix + node.operation.name,
         sources=[makers[id(tensor)] for tensor in node.input_tensors],
         shape=tuple(node.outputs[0].shape),
-        training=training or any(value is True for value in arguments),
+        training=any(value is True for value in arguments),
     )

@@ -137,6 +137,7 @@ class _Planner:
         """
         layer = norms[0].layer
         try:
+            _require_all_calls(norms)
             found = [
                 pair for norm in norms for pair in self._takers(norm, behind)
             ]
@@ -223,14 +224,21 @@ def _require_same_precision(taker: Call, norm: Call) -> None:
         raise Blocked(f"{taker.kind} computes in {theirs}, it in {own}")
 
 
+def _require_all_calls(calls: Sequence[Call]) -> None:
+    """Raises `Blocked` unless these are all calls of their layer."""
+    if len(calls) != calls[0].times:
+        raise Blocked(f"{calls[0].kind} is called elsewhere too")
+
+
 def _require_alike(takers: Sequence[_Taker]) -> None:
     """Raises `Blocked` unless each takes the same map in all its calls."""
-    maps: dict[Layer, list[Affine]] = {}
-    for call, part in takers:
-        maps.setdefault(call.layer, []).append(part)
-    for call, part in takers:
-        parts = maps[call.layer]
-        if len(parts) != call.times:
-            raise Blocked(f"{call.kind} is called elsewhere too")
-        if not part.equals(parts[0]):
-            raise Blocked(f"{call.kind} would need another map in each call")
+    by_layer: dict[Layer, list[_Taker]] = {}
+    for taker in takers:
+        by_layer.setdefault(taker[0].layer, []).append(taker)
+    for same in by_layer.values():
+        _require_all_calls([call for call, _ in same])
+        for call, part in same:
+            if not part.equals(same[0][1]):
+                raise Blocked(
+                    f"{call.kind} would need another map in each call"
+                )
