@@ -145,10 +145,11 @@ def test_a_model_hands_its_mask_to_the_layer_and_on():
         ((5, 5), r"broadcast .* mask.shape=\(5, 5\)"),
     ],
 )
-def test_a_mask_of_another_shape_is_refused(mask_shape, message):
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mask_of_another_shape_is_refused(training, mask_shape, message):
     with pytest.raises(ValueError, match=message):
         BatchNormalization()(
             layers.features((6, 5, 3)),
-            training=True,
+            training=training,
             mask=np.ones(mask_shape, bool),
         )

@@ -166,9 +166,10 @@ def test_gradients_equal_autodiff_of_the_plain_forward(case, mode, order):
         assert relative_error(got, want) < 1e-10
 
 
-def test_missing_gamma_and_beta_mean_one_and_zero():
+@pytest.mark.parametrize("axes", [0, np.int64(0), [np.int32(0)]])
+def test_missing_gamma_and_beta_mean_one_and_zero(axes):
     a = inputs((6, 3), (0,))
-    y, _, _ = keras_bn.ops.batch_norm(a["x"], axes=0, epsilon=EPSILON)
+    y, _, _ = keras_bn.ops.batch_norm(a["x"], axes=axes, epsilon=EPSILON)
     expected, _, _ = reference.forward(a["x"], 1.0, 0.0, (0,), EPSILON)
     assert relative_error(y, expected) < 1e-11
 
@@ -222,6 +223,7 @@ def test_apply_statistics_is_the_affine_map_of_the_paper():
     [
         ({"axes": 2}, r"\[-2, 1\] for an input of rank 2. Received: axes=2"),
         ({"axes": (0, -2)}, r"different axes. Received: axes=\(0, -2\)"),
+        ({"axes": "0"}, r"an integer or several. Received: axes=0"),
         ({"axes": ()}, r"at least one axis. Received: \(\)"),
         ({"axes": 0, "epsilon": -1.0}, r"Received: epsilon=-1.0"),
         ({"axes": 0, "epsilon": float("nan")}, r"Received: epsilon=nan"),
