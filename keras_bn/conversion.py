@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_bn import arguments, structure
+from keras_bn import arguments, copying, structure
 from keras_bn.layer import BatchNormalization
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
@@ -60,7 +60,7 @@ def convert(
         layer: made_by(**_config(layer, made_by, layer_options))
         for layer in structure.batch_normalizations(model)
     }
-    converted = structure.copy_model(model, replacements)
+    converted = copying.copy_model(model, replacements)
     for old, new in replacements.items():
         _carry_over(old, new)
         new.trainable = layer_options.get("trainable", old.trainable)

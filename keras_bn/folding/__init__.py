@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_bn import structure
+from keras_bn import copying, structure
 from keras_bn.folding.planning import (
     Decision,
     Edit,
@@ -59,7 +59,7 @@ def fold(model: keras.Model) -> keras.Model:
     left = {layer: _what_is_left(layer) for layer in planned.folded}
     changed = {x: _changed(x, edits) for x, edits in planned.edits.items()}
     made = {layer: new for layer, (new, _) in changed.items()}
-    folded = structure.copy_model(model, {**left, **made})
+    folded = copying.copy_model(model, {**left, **made})
     for new, weights in changed.values():
         new.set_weights(weights)
     return folded

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies a model with other layers in some places."""
+
+import contextlib
+import inspect
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import keras
+from keras.src.models.functional import functional_like_constructor
+from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.utils.python_utils import is_default
+
+from keras_bn import structure
+
+Layer = Any  # keras.layers.Layer is untyped for mypy.
+
+
+def _kind(model: keras.Model) -> type[keras.Model] | None:
+    """The class that makes a model like this one of copies of its layers.
+
+    A constructor of its own would make other layers. The model is then of no
+    class of its own, if that makes no difference to predictions; else `None`.
+    """
+    kind = type(model)
+    if isinstance(model, keras.Sequential):
+        takes_layers = kind.__init__ is keras.Sequential.__init__
+        plain = keras.Sequential
+    else:
+        takes_layers = functional_like_constructor(kind)
+        plain = keras.Model
+    if takes_layers:
+        return kind
+    return plain if structure.has_graph(model) else None
+
+
+def copy_model(
+    model: keras.Model, replacements: Mapping[Layer, Layer | None]
+) -> keras.Model:
+    """Copies a model, its weights too, with other layers in some places.
+
+    Functional and sequential models are copied call by call, so that what is
+    shared stays shared; of their classes those are lost whose constructors
+    take something else than layers. Any other layer is copied from its
+    configuration; if it holds a layer to replace in an attribute, the copy gets
+    the new one.
+
+    Args:
+        model: A built model of any kind.
+        replacements: For a layer of it, the unbuilt layer to take its place,
+            or `None` to pass its input on. Their weights are left to the
+            caller.
+
+    Returns:
+        A built model, not compiled. Nothing of `model` is shared or changed.
+
+    Raises:
+        ValueError: If a layer cannot be made from its configuration, or makes
+            those inside it in a way that they cannot be replaced in.
+    """
+    copier = _Copier(replacements)
+    copied = copier.copy(model)
+    if not copied.built:
+        copied.build_from_config(model.get_build_config())
+    copier.transfer_state()
+    return copied
+
+
+class _Copier:
+    def __init__(self, replacements: Mapping[Layer, Layer | None]) -> None:
+        self._copies: dict[Layer, Layer | None] = dict(replacements)
+        self._replaced = frozenset(replacements)
+        self._exchanged: list[tuple[Layer, str, list[Layer]]] = []
+        self._holders: list[Layer] = []
+
+    def copy(self, layer: Layer) -> Layer:
+        """The one copy of a layer or operation of a graph; maybe `None`."""
+        if layer not in self._copies:
+            self._copies[layer] = self._make(layer)
+        return self._copies[layer]
+
+    def transfer_state(self) -> None:
+        """Gives the copies the weights and `trainable` of the originals."""
+        self._require_exchanged()
+        pairs = [
+            pair
+            for original, copy in self._copies.items()
+            if isinstance(copy, keras.layers.Layer)
+            and original not in self._replaced
+            for pair in self._with_sublayers(original, copy)
+        ]
+        # Outer layers first: theirs is handed down to all inside.
+        for original, copy in reversed(pairs):
+            copy.trainable = original.trainable
+            state: dict[str, Any] = {}
+            original.save_own_variables(state)
+            copy.load_own_variables(state)
+            _transfer_assets(original, copy)
+
+    def _require_exchanged(self) -> None:
+        for holder in self._holders:
+            for layer in holder._layers:
+                if layer not in self._copies:
+                    raise ValueError(
+                        "layers inside another must be in its attributes, or "
+                        "in lists, tuples or dictionaries there, for them to "
+                        f"be replaced. Received: {layer.name} in "
+                        f"{type(holder).__name__} {holder.name}"
+                    )
+        for holder, name, sublayers in self._exchanged:
+            if _layers_in(getattr(holder, name)) != sublayers:
+                raise ValueError(
+                    "layers inside another must be made before it is built, "
+                    "for them to be replaced. Received: "
+                    f"{type(holder).__name__} {holder.name}, which makes "
+                    f"its {name} in build()"
+                )
+
+    def _with_sublayers(
+        self, original: Layer, copy: Layer
+    ) -> list[tuple[Layer, Layer]]:
+        if self._copied_apart(original):
+            return [(original, copy)]
+        _require_order(original)
+        inner = zip(
+            structure.sublayers(original),
+            structure.sublayers(copy),
+            strict=True,
+        )
+        return [*reversed(list(inner)), (original, copy)]
+
+    def _copied_apart(self, layer: Layer) -> bool:
+        """Whether the layers inside are copied one by one."""
+        if structure.is_of_layers(layer):
+            return _kind(layer) is not None
+        return self._holds_replaced(layer)
+
+    def _holds_replaced(self, layer: Layer) -> bool:
+        return any(
+            inner in self._replaced for inner in structure.sublayers(layer)
+        )
+
+    def _make(self, layer: Layer) -> Layer:
+        kind = _kind(layer) if structure.is_of_layers(layer) else None
+        if kind and issubclass(kind, keras.Sequential):
+            return self._make_sequential(layer, kind)
+        if kind:
+            return self._make_functional(layer, kind)
+        holds = isinstance(layer, keras.layers.Layer) and self._holds_replaced(
+            layer
+        )
+        if holds and structure.is_of_layers(layer):
+            raise ValueError(
+                "a model with a call and a constructor of its own cannot be "
+                "copied with other layers. Received: "
+                f"{type(layer).__name__} {layer.name}"
+            )
+        made = _from_config(layer)
+        if holds:
+            self._exchange_sublayers(layer, made)
+        return made
+
+    def _make_sequential(
+        self, model: keras.Sequential, kind: type[keras.Sequential]
+    ) -> keras.Sequential:
+        copies = [self.copy(layer) for layer in model.layers]
+        layers = [copy for copy in copies if copy is not None]
+        if model.built and hasattr(model, "inputs"):
+            layers.insert(0, self._input(model.inputs[0]))
+        return kind(layers, name=model.name)
+
+    def _make_functional(
+        self, model: keras.Model, kind: type[keras.Model]
+    ) -> keras.Model:
+        inputs = keras.tree.map_structure(self._input, model.input)
+        outputs = model._run_through_graph(inputs, call_fn=self._call)
+        return kind(inputs, outputs, name=model.name)
+
+    def _call(self, layer: Layer, *args: Any, **kwargs: Any) -> Any:
+        """Calls the copy of a layer as the layer was called."""
+        copy = self.copy(layer)
+        if layer not in self._replaced:
+            return copy(*args, **kwargs)
+        given = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+        if copy is None:
+            return given["inputs"]
+        # What takes its place need not know of `training` and `mask`.
+        taken = inspect.signature(copy.call).parameters
+        return copy(**{x: given[x] for x in given if x in taken})
+
+    def _input(self, tensor: Any) -> Any:
+        return self.copy(tensor._keras_history.operation).output
+
+    def _exchange_sublayers(self, layer: Layer, made: Layer) -> None:
+        """Puts copies of its sublayers into a layer just made."""
+        self._holders.append(layer)
+        for name, attribute in list(vars(layer).items()):
+            value = _unwrapped(attribute)
+            if name in _BOOKKEEPING or not _layers_in(value):
+                continue
+            for stale in _layers_in(getattr(made, name, None)):
+                made._tracker.untrack(stale)
+            exchanged = keras.tree.map_structure(
+                lambda x: self.copy(x) if _layers_in(x) else x, value
+            )
+            setattr(made, name, exchanged)
+            self._exchanged.append((made, name, _layers_in(exchanged)))
+
+
+#: Arguments of every layer.
+_OF_EVERY_LAYER = {"name", "trainable", "dtype"}
+#: Where Keras and TensorFlow list what the attributes hold.
+_BOOKKEEPING = (
+    "_layers",
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_dependency_names",
+)
+
+
+def _layers_in(value: Any) -> list[Layer]:
+    flat = keras.tree.flatten(_unwrapped(value))
+    return [x for x in flat if isinstance(x, keras.layers.Layer)]
+
+
+def _require_order(layer: Layer) -> None:
+    """Refuses sets, which a copy has in another order."""
+    for holder in (layer, *structure.sublayers(layer)):
+        for name, value in vars(holder).items():
+            if isinstance(value, set) and len(_layers_in(list(value))) > 1:
+                raise ValueError(
+                    "layers inside another must be in an order. Received: the "
+                    f"set {name} of {type(holder).__name__} {holder.name}"
+                )
+
+
+def _unwrapped(value: Any) -> Any:
+    """Tuples themselves, where TensorFlow has put something around them."""
+    if not isinstance(value, tuple):
+        return value
+    return keras.tree.map_structure(
+        _unwrapped, getattr(value, "__wrapped__", value)
+    )
+
+
+def _from_config(layer: Layer) -> Layer:
+    """A layer or operation as its configuration has it, without weights.
+
+    Raises:
+        ValueError: If that fails, as for a layer that does not say what its
+            constructor was given.
+    """
+    kind = type(layer)
+    _, *parameters = inspect.signature(kind.__init__).parameters.values()
+    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    # Keras gives every constructor these, were they taken or not.
+    refused = _OF_EVERY_LAYER - names if len(names) == len(parameters) else ()
+    try:
+        if isinstance(layer, keras.Model) and is_default(layer.get_config):
+            _require_no_arguments(names - _OF_EVERY_LAYER)
+        config = layer.get_config()
+        # What is in memory already needs no guard against foreign code.
+        with SafeModeScope(safe_mode=False), _policy_of(layer):
+            made = kind.from_config(
+                {k: v for k, v in config.items() if k not in refused}
+            )
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+        raise ValueError(
+            "layers must be such that from_config(get_config()) makes them "
+            f"again. Received: {kind.__name__} {layer.name}: {reason}"
+        ) from error
+    if "name" in refused:
+        made.name = layer.name
+    return made
+
+
+@contextlib.contextmanager
+def _policy_of(layer: Layer) -> Iterator[None]:
+    """Layers without a dtype policy of their own get this layer's."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(getattr(layer, "dtype_policy", before))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _require_no_arguments(names: Collection[str]) -> None:
+    """Raises `ValueError` where Keras believes that all had their defaults."""
+    if names:
+        raise ValueError(
+            "without a get_config() of its own nobody knows what its "
+            f"{', '.join(sorted(names))} was"
+        )
+
+
+def _transfer_assets(original: Layer, copy: Layer) -> None:
+    """Gives a copy what is no weight, such as a vocabulary."""
+    if hasattr(original, "save_assets") and hasattr(copy, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            original.save_assets(folder)
+            copy.load_assets(folder)
