@@ -95,8 +95,39 @@ def main() -> int:
     return 0
 
 
+def run_path(recipe: recipes.Recipe) -> Path:
+    """The run's folder; `ValueError` for a name that cannot be one."""
+    name = FLAGS.run_name or f"{recipe.recipe}-{recipe.dataset}-{recipe.seed}"
+    parts = Path(name).parts
+    if ".." in parts or Path(name).is_absolute() or not name.isprintable():
+        raise ValueError(
+            "run_name must be a folder below logdir, in printable characters. "
+            f"Received: run_name={name!r}"
+        )
+    if parts[:1] in (("figures",), ("claims",)):
+        raise ValueError(
+            f"{parts[0]} is where reports keep theirs. Received: "
+            f"run_name={name}"
+        )
+    path = Path(FLAGS.logdir) / name
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(
+            "logdir must be in UTF-8, as TensorFlow takes no other paths. "
+            f"Received: {str(path)!a}"
+        ) from None
+    return path
+
+
 def run(recipe: recipes.Recipe) -> training.Result | None:
     """Trains in the run's folder; the result, `None` for a dry run."""
+    path = run_path(recipe)
+    if FLAGS.data_dir is not None and recipe.dataset == "digits":
+        raise ValueError(
+            "data_dir is for data sets in files, digits is bundled. Received: "
+            f"data_dir={FLAGS.data_dir}"
+        )
     _, chief = training.start(recipe)
     dataset = data.load(
         recipe.dataset,
@@ -109,8 +140,6 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
     training.check(recipe, dataset)
     if not chief:
         return training.run(recipe, dataset, progress=False)[1]
-    name = FLAGS.run_name or f"{recipe.recipe}-{recipe.dataset}-{recipe.seed}"
-    path = Path(FLAGS.logdir) / name
     with run_folder.open_run_folder(
         path,
         recipe,

@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
@@ -111,8 +112,20 @@ def _cut_off(path: Path, size: int) -> None:
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The event files of one folder, oldest first."""
-    return sorted(folder.glob("events.out.tfevents.*"))
+    """The event files of one folder, oldest first.
+
+    Raises:
+        OSError: If the folder is there and may not be listed.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [
+        folder / name
+        for name in names
+        if name.startswith("events.out.tfevents.")
+    ]
 
 
 def own_files(folder: Path) -> list[Path]:
@@ -129,15 +142,30 @@ def read_events(
         path: The file, which may still be written.
         warn: Takes a line if it is damaged. One that was cut off within its
             last record is not: so is any file that is being written.
+
+    Raises:
+        OSError: If it cannot be read; the message names it.
     """
-    size = path.stat().st_size  # before it is read, as it may grow meanwhile
+    if not path.is_file():  # A named pipe would wait for ever.
+        raise OSError(f"{path} cannot be read: it is no file")
     read = step = 0
-    for record in event_file_loader.RawEventFileLoader(str(path)).Load():
-        event = event_pb2.Event.FromString(record)
-        read += len(record) + _AROUND
-        step = event.step
-        yield event
-    if _is_damaged(path, read, size):
+    try:
+        size = (
+            path.stat().st_size
+        )  # before it is read, as it may grow meanwhile
+        for record in event_file_loader.RawEventFileLoader(str(path)).Load():
+            event = event_pb2.Event.FromString(record)
+            read += len(record) + _AROUND
+            step = event.step
+            yield event
+        damaged = _is_damaged(path, read, size)
+    except Exception as error:  # TensorBoard and protobuf raise all sorts.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"{path} cannot be read after step {step:,}: "
+            f"{' '.join(reason.split()) or type(error).__name__:.200}"
+        ) from error
+    if damaged:
         warn(f"{path} is damaged after step {step:,}: its rest cannot be read")
 
 
@@ -163,19 +191,29 @@ def scalars(
 
     Args:
         folder: The folder.
-        warn: As of `read_events`.
+        warn: As of `read_events`; for a file that cannot be read as well.
     """
     for path in event_files(folder):
-        for event in read_events(path, warn=warn):
-            for value in event.summary.value:
-                # An empty shape is a scalar; histograms, images and texts
-                # have axes.
-                if value.HasField("tensor") and not (
-                    value.tensor.tensor_shape.dim
-                ):
-                    number = tensor_util.make_ndarray(value.tensor)
-                    if number.dtype.kind == "f":
-                        yield value.tag, event.step, float(number)
+        try:
+            for event in read_events(path, warn=warn):
+                for value in event.summary.value:
+                    number = _scalar(value)
+                    if number is not None:
+                        yield value.tag, event.step, number
+        except OSError as error:
+            warn(str(error))
+
+
+def _scalar(value: Any) -> float | None:
+    """The number of a summary's value, if that is what it is."""
+    # An empty shape is a scalar; histograms, images and texts have axes.
+    if not value.HasField("tensor") or value.tensor.tensor_shape.dim:
+        return None
+    try:
+        number = tensor_util.make_ndarray(value.tensor)
+    except (TypeError, ValueError):  # fewer bytes than it should have
+        return None
+    return float(number) if number.dtype.kind == "f" else None
 
 
 def texts(folder: Path) -> Iterator[tuple[str, int, str]]:

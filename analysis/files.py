@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all.
 
+As `keras_bn.writing`, without TensorFlow.
+"""
+
+import os
 import tempfile
 from pathlib import Path
 
 
 def write(path: Path, contents: bytes) -> None:
-    """Writes to a temporary name and renames it."""
-    temporary = path.with_name("tmp." + path.name)
-    temporary.write_bytes(contents)
-    temporary.replace(path)
+    """Writes to a temporary name and renames it.
+
+    Raises:
+        OSError: If that fails; the message names the file.
+    """
+    temporary = path.with_name(f"tmp.{os.getpid()}.{path.name}")
+    try:
+        temporary.write_bytes(contents)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,16 @@ def read(logdir: str | Path) -> Table:
         ReadError: If the folder is missing or holds no runs.
     """
     root = Path(logdir)
-    folders = sorted(
-        {path.parent for path in root.rglob("recipe.json")}
-        - {*claim_runs(root)}
-    )
+    if not root.is_dir():
+        raise ReadError(f"{root} is not a folder")
+    warnings: list[str] = []
+    folders = sorted({*_runs_below(root, warnings)} - {*claim_runs(root)})
     if not folders:
         raise ReadError(
             f"{root} holds no runs (folders with a recipe.json, outside of "
             f"{root / OF_CLAIMS})"
         )
     runs = [_read_run(folder, root) for folder in folders]
-    warnings: list[str] = []
     rows = [
         row
         for folder, run in zip(folders, runs, strict=True)
@@ -58,6 +58,17 @@ def read(logdir: str | Path) -> Table:
     for warning in warnings:
         _LOG.warning(warning)
     return Table(runs, rows, warnings)
+
+
+def _runs_below(root: Path, warnings: list[str]) -> Iterator[Path]:
+    """Folders with a `recipe.json`."""
+
+    def refused(error: OSError) -> None:
+        warnings.append(f"{error.filename} cannot be listed: {error.strerror}")
+
+    for folder, _, files in os.walk(root, onerror=refused):
+        if "recipe.json" in files:
+            yield Path(folder)
 
 
 def claim_runs(logdir: str | Path) -> list[Path]:
@@ -125,10 +136,18 @@ def _read_run(folder: Path, root: Path) -> Run:
         folder / "recipe.json", {"recipe": dict, "environment": dict}
     )
     name = folder.relative_to(root).as_posix()
+    name = folder.name if name == "." else name
+    environment = contents.get("environment", {})
+    if not isinstance(environment.get("versions", {}), dict):
+        raise ReadError(
+            f"{folder / 'recipe.json'} is damaged: its field "
+            f"environment.versions is {environment['versions']!r:.40}"
+        )
     return Run(
-        name=folder.name if name == "." else name,
+        # Names in no encoding can be neither printed nor written.
+        name=name.encode("utf-8", "backslashreplace").decode("utf-8"),
         recipe=contents.get("recipe", {}),
-        environment=contents.get("environment", {}),
+        environment=environment,
         result=_read_json(
             folder / "result.json", {"seconds": int | float | None}
         ),
@@ -160,7 +179,10 @@ def _read_json(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_rows(folder: Path, run: str, warnings: list[str]) -> Iterator[Row]:
     for part in PARTS:
-        for tag, step, value in event_file.scalars(
-            folder / part, warn=warnings.append
-        ):
-            yield Row(run, part, tag, step, value)
+        try:
+            for tag, step, value in event_file.scalars(
+                folder / part, warn=warnings.append
+            ):
+                yield Row(run, part, tag, step, value)
+        except OSError as error:
+            warnings.append(f"{folder / part} cannot be read: {error.strerror}")

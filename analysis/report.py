@@ -13,9 +13,13 @@ Their own runs are then in `runs/claims` and not among those compared.
 
 import dataclasses
 import json
+import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 
@@ -43,7 +47,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     """Writes pictures, `index.html` and `runs.json`, the raw figures.
 
     The pictures of runs also become TensorBoard images, in
-    `<logdir>/figures`.
+    `<logdir>/figures`, if that can be written.
 
     Args:
         logdir: Folder of the runs, and of `claims.json` and `claim-*.png`.
@@ -53,7 +57,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
         Lines for the terminal: the key figures, then what was written.
 
     Raises:
-        analysis.readers.ReadError: If there are no runs, or a file is damaged.
+        analysis.readers.ReadError: If there are no runs, or a JSON file or a
+            picture is damaged.
         OSError: If something cannot be written.
     """
     table = readers.read(logdir)
@@ -66,9 +71,9 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     if not claims:
         missing.append(
             "the claims are missing: python -m analysis.claims "
-            f"--logdir={Path(logdir) / readers.OF_CLAIMS} "
-            f"--output={logdir}/claims.json "
-            f"--figures={logdir}"
+            f"--logdir={shlex.quote(str(Path(logdir) / readers.OF_CLAIMS))} "
+            f"--output={shlex.quote(f'{logdir}/claims.json')} "
+            f"--figures={shlex.quote(str(logdir))}"
         )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     files.write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
     contents = _page(logdir, table, pictures, claims, of_claims, missing)
     files.write(folder / "index.html", contents.encode("utf-8"))
-    _write_images(Path(logdir), pictures)
+    missing += _write_images(Path(logdir), pictures)
     return [
         *text_table(key_figures(table)),
         *text_table(_variants(table)),
@@ -145,17 +150,27 @@ def _variants(table: Table) -> list[list[str]]:
     return figure2.cells(figure2.rows(table))
 
 
-def _write_images(logdir: Path, pictures: list[Picture]) -> None:
-    """The figures as images of a run `figures` of their own."""
-    if not pictures:
-        return
+def _write_images(logdir: Path, pictures: list[Picture]) -> list[str]:
+    """The figures as images of a run `figures` of their own, if possible.
+
+    Returns:
+        A line if they could not be written.
+    """
     folder = logdir / "figures"
+    if (folder / "recipe.json").exists():
+        return [f"no images in TensorBoard: {folder} is a run"]
+    if not pictures:
+        return []
     # The page shows the newest drawing only.
     writer = summaries.Writer(folder, overwrite=True)
-    writer.open(0)
-    for picture in pictures:
-        writer.image(picture.name, picture.png, step=0)
-    writer.close()
+    try:
+        writer.open(0)
+        for picture in pictures:
+            writer.image(picture.name, picture.png, step=0)
+        writer.close()
+    except OSError as error:
+        return [f"no images in TensorBoard: {error}"]
+    return []
 
 
 def _page(

@@ -2,12 +2,52 @@
 """What all commands share: flags, and errors as one line and an exit code."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
+from typing import Any, TextIO
 
 from absl import app, flags, logging
 
 from keras_bn.errors import ExpectedError
+
+
+class Output:
+    """Standard output that may be full or closed: then the rest is dropped.
+
+    What a command does must not depend on whether its words find a reader.
+
+    Attributes:
+        error: Why something was dropped, or `None`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Writes, or drops."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes out what was kept back, or drops it."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _drop(self, error: OSError) -> None:
+        self.error = error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +71,8 @@ class Command:
 
     def run(self) -> None:
         """Parses the flags of this process, runs, and ends the process."""
+        # There is none where it was closed before the process began.
+        sys.stdout = Output(sys.stdout or open(os.devnull, "w"))  # noqa: SIM115
         app.run(self, flags_parser=self.parse)
 
     def parse(self, argv: list[str]) -> list[str]:
@@ -50,13 +92,22 @@ class Command:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
-            return self.main(*argv[1:]) or 0
+            return self._said(self.main(*argv[1:]) or 0)
         except ValueError as error:
             return self._say(str(error), 2)
         except (ExpectedError, OSError) as error:
             return self._say(str(error), 1)
         except KeyboardInterrupt:
             return self._say("interrupted", 130)
+
+    def _said(self, code: int) -> int:
+        """The exit code, which tells if what the command said is lost."""
+        sys.stdout.flush()
+        error = getattr(sys.stdout, "error", None)
+        if error is None or isinstance(error, BrokenPipeError):
+            return code
+        line = f"standard output cannot be written: {error.strerror}"
+        return self._say(line, code or 1)
 
     def _check(self, given: list[str]) -> None:
         if given and not self.arguments:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import math
+import numbers
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,10 +21,14 @@ _MOST = 2**31 - 1
 
 
 def _field(
-    default: Any, description: str, **rule: Any
+    default: Any, description: str, *, model: str = "", **rule: Any
 ) -> Any:  # `Any`, as for dataclasses.field
+    """A field; with `model`, one that means something to that model only."""
+    if model:
+        description = f"of {model}: {description}"
     return dataclasses.field(
-        default=default, metadata={"help": description, "rule": rule}
+        default=default,
+        metadata={"help": description, "model": model, "rule": rule},
     )
 
 
@@ -52,11 +57,12 @@ class Recipe:
         at_most=1_000_000,
     )
     depth: int = _field(
-        3, "number of hidden layers", at_least=1, at_most=10_000
+        3, "number of hidden layers", model="mlp", at_least=1, at_most=10_000
     )
     weight_stddev: float = _field(
         0.05,
         "standard deviation of the initial weights",
+        model="mlp",
         above=0,
         below=math.inf,
     )
@@ -70,30 +76,34 @@ class Recipe:
     )
     initial_weight_scale: float = _field(
         1.0,
-        "of inception: factor of the initial weights",
+        "factor of the initial weights",
+        model="inception",
         above=0,
         below=math.inf,
     )
     local_response_normalization: bool = _field(
-        False, "of inception: in the stem, as GoogLeNet had"
+        False, "in the stem, as GoogLeNet had", model="inception"
     )
     table: str = _field(
         "exact",
-        "of inception: pool projections of 4c and 4d so that the sums of "
-        "Fig. 5 are exact, or as printed",
+        "pool projections of 4c and 4d so that the sums of Fig. 5 are exact, "
+        "or as printed",
+        model="inception",
         choices=("exact", "literal"),
     )
     auxiliary_head: bool = _field(
-        False, "of inception: a second classifier, as GoogLeNet had"
+        False, "a second classifier, as GoogLeNet had", model="inception"
     )
     per_activation_blocks: tuple[str, ...] = _field(
         (),
-        "of inception: blocks with statistics for each place",
+        "blocks with statistics for each place",
+        model="inception",
         choices=("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"),
     )
     image_size: int = _field(
         32,
-        "of inception: height and width of the images",
+        "height and width of the images",
+        model="inception",
         at_least=16,
         at_most=10_000,
     )
@@ -132,7 +142,8 @@ class Recipe:
     )
     l2: float = _field(
         0.0,
-        "of inception: weight of the squared kernels",
+        "weight of the squared kernels",
+        model="inception",
         at_least=0,
         below=math.inf,
     )
@@ -202,7 +213,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            complaint = _complaint(value, field.metadata["rule"])
+            complaint = _wrong_kind(value, field.default) or _complaint(
+                value, field.metadata["rule"]
+            )
             if complaint:
                 raise ValueError(
                     f"{field.name} must be {complaint}. "
@@ -212,6 +225,15 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def of_another_model(self) -> dict[str, Any]:
+        """The fields that were changed and mean nothing to the model."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["model"] not in ("", self.model)
+            and getattr(self, field.name) != field.default
+        }
 
     def hyperparameters(self) -> dict[str, Any]:
         """The fields that decide what is learnt; the others only how fast."""
@@ -283,6 +305,21 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
+def _wrong_kind(value: Any, default: Any) -> str:
+    """What kind of value it should have been, or nothing if it is."""
+    kinds: dict[type, tuple[str, Any]] = {
+        bool: ("true or false", bool),
+        int: ("an integer", numbers.Integral),
+        float: ("a number", numbers.Real),
+        str: ("a text", str),
+        tuple: ("several texts", tuple),
+    }
+    words, kind = kinds[type(default)]
+    if isinstance(value, bool) and kind is not bool:
+        return words
+    return "" if isinstance(value, kind) else words
+
+
 def _complaint(value: Any, rule: Mapping[str, Any]) -> str:
     """What `value` should have been, or nothing if it is allowed."""
     if "choices" in rule:
@@ -301,7 +338,7 @@ def _complaint(value: Any, rule: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 # Fig. 1 of Ioffe & Szegedy 2015 (section 4.1): 3 x 100 sigmoid, batch 60,

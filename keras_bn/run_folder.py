@@ -3,7 +3,7 @@
 
 <logdir>/<run_name>/
     lock            held by the process that writes
-    recipe.json     resolved recipe, versions, device, when it started
+    recipe.json     resolved recipe, data, versions, device, when it started
     events.out.tfevents.*    event files of the run as a whole
     train/ validation/ analysis/    those of its parts
     checkpoints/    the newest states of the run
@@ -39,12 +39,21 @@ _RESULT = "result.json"
 _REPLACED = "replaced"
 _MOVING = "replaced.tmp"
 _DELETED = "replaced.deleted"
-#: Patterns of all that a run consists of; nothing else is ever deleted.
+#: Patterns of all files of a run; nothing else is ever deleted.
+_EVENTS = "events.out.tfevents.*.keras_bn"
 _OF_A_RUN = (
     *(_RECIPE, TEMPORARY + _RECIPE, _RESULT, TEMPORARY + _RESULT),
-    *("train", "validation", "analysis", "checkpoints", "figures"),
-    "events.out.tfevents.*",
+    "checkpoints/checkpoint",
+    "checkpoints/checkpoint.tmp*",
+    "checkpoints/ckpt-*",
+    *(
+        folder + name
+        for folder in ("", "train/", "validation/", "analysis/", "figures/")
+        for name in (_EVENTS, TEMPORARY + _EVENTS)
+    ),
 )
+#: What these are of, at the top.
+_AT_THE_TOP = {pattern.partition("/")[0] for pattern in _OF_A_RUN}
 
 
 class RunFolderError(ExpectedError):
@@ -67,6 +76,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._data: dict[str, Any] = {}
 
     @property
     def checkpoints(self) -> Path:
@@ -82,12 +92,43 @@ class RunFolder:
         """The resolved recipe and the environment, as JSON."""
         return self.path / _RECIPE
 
+    def take_data(self, data: dict[str, Any]) -> None:
+        """Takes note of the data that the run is about to train on.
+
+        Args:
+            data: Facts, as of a data set's `identity`.
+
+        Raises:
+            RunFolderError: If the run that lies there has trained on others.
+        """
+        there = self.read_data()
+        different = [
+            f"{name}={there[name]} there, {data.get(name)} given"
+            for name in there
+            if there[name] != data.get(name)
+        ]
+        if different:
+            raise RunFolderError(
+                f"the run in {self.path} has trained on other data: "
+                f"{'; '.join(different)}"
+            )
+        self._data = data
+
+    def read_data(self) -> dict[str, Any]:
+        """What `recipe.json` says of the data; empty if nothing."""
+        try:
+            contents = json.loads(self.recipe_file.read_text("utf-8"))
+            return dict(contents.get("data", {}))
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
     def write_recipe(self, recipe: Recipe, *, device: str) -> None:
         """Writes `recipe.json`."""
         write_json(
             self.recipe_file,
             {
                 "recipe": dataclasses.asdict(recipe),
+                "data": self._data,
                 "environment": environment(device=device),
                 "started": datetime.datetime.now(datetime.UTC).isoformat(
                     timespec="seconds"
@@ -232,16 +273,28 @@ def _contents(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != LOCK]
 
 
-def _is_of_a_run(path: Path) -> bool:
-    return any(fnmatch.fnmatch(path.name, pattern) for pattern in _OF_A_RUN)
+def _foreign(folder: Path) -> list[str]:
+    """What is in a run's folder and not of a run: files, empty folders."""
+    found = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink() or not any(path.iterdir())
+    ]
+    own = (LOCK, *_OF_A_RUN, *_AT_THE_TOP)
+    return [
+        name
+        for name in sorted(found)
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in own)
+    ]
 
 
 def _put_aside(folder: Path) -> None:
     """Moves the run in a folder to `_REPLACED`, whole or not at all."""
-    others = [p.name for p in _contents(folder) if not _is_of_a_run(p)]
+    others = _foreign(folder)
     if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         raise RunFolderError(
-            f"{folder} also holds {', '.join(sorted(others))}, not of the "
+            f"{folder} also holds {', '.join(others[:5])}{more}, not of the "
             "run, so nothing is deleted. Move that, or choose another "
             "--run_name"
         )
@@ -269,8 +322,9 @@ def _delete_if_there(folder: Path) -> None:
 
 def _move_run(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    for path in filter(_is_of_a_run, _contents(source)):
-        path.rename(target / path.name)
+    for path in _contents(source):
+        if any(fnmatch.fnmatch(path.name, name) for name in _AT_THE_TOP):
+            path.rename(target / path.name)
 
 
 def _check_goes_on(folder: RunFolder, asked: Recipe, *, resume: bool) -> None:

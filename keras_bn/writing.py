@@ -4,12 +4,13 @@
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: What the name of a file begins with as long as it is not whole.
-TEMPORARY = "tmp."
+#: What names of files look like as long as these are not whole.
+TEMPORARY = "tmp.*."
 
 
 @contextlib.contextmanager
@@ -18,7 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Of what a failing block has written nothing is left.
     """
-    temporary = path.with_name(TEMPORARY + path.name)
+    # Not a name that anything else has.
+    prefix = TEMPORARY.replace("*", str(os.getpid()))
+    temporary = path.with_name(prefix + path.name)
     try:
         yield temporary
         temporary.replace(path)

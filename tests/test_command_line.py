@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
 import pytest
 
 from keras_bn.command_line import Command
@@ -40,6 +43,40 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("it: ")
     assert line in said
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        (">/dev/full", 1, "it: standard output cannot be written: No space"),
+        ("| true", 0, ""),
+        (">&-", 0, ""),
+    ],
+)
+def test_what_is_said_may_find_no_reader(shell, code, said, tmp_path):
+    """All is done; the exit code tells if words are lost on a full disk."""
+    done = tmp_path / "done"
+    program = (
+        "import pathlib\n"
+        "from keras_bn.command_line import Command\n"
+        "def main():\n"
+        "    for _ in range(9):\n"
+        "        print('x' * 2**14, flush=True)\n"
+        f"    pathlib.Path({str(done)!r}).touch()\n"
+        "Command('it', main).run()\n"
+    )
+    (tmp_path / "it.py").write_text(program)
+    line = (
+        f"{sys.executable} {tmp_path / 'it.py'} {shell}; exit ${{PIPESTATUS}}"
+    )
+    ended = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    assert done.exists()
+    assert said in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    assert said or "\nit: " not in f"\n{ended.stderr}"
 
 
 def test_a_defect_keeps_its_traceback():

@@ -3,11 +3,14 @@
 
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from analysis import event_file, layout, readers, summaries
 from analysis.table import Row, Run, Table
@@ -126,6 +129,54 @@ def test_a_file_of_something_else_is_damaged(run):
     assert len(table.rows()) == 3
     (warning,) = table.warnings
     assert f"{path} is damaged after step 0" in warning
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "protobuf", "encoding"])
+def test_a_file_that_cannot_be_read_costs_no_other(run, kind):
+    folder = run / "analysis"
+    path = folder / "events.out.tfevents.0000000001.of.another.keras_bn"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "protobuf":
+        with path.open("wb") as file:
+            RecordWriter(file).write(b"\x0a\xff")
+    else:
+        path = folder / os.fsdecode(b"events.out.tfevents.1.\xff.keras_bn")
+        path.touch()
+    table = readers.read(run)
+    assert len(table.rows()) == 3
+    (warning,) = table.warnings
+    assert f"{path} cannot be read" in warning
+    # Nor is it mended, or deleted, as something that can be.
+    with pytest.raises(OSError, match="cannot be read"):
+        event_file.drop_events_after(folder, 0)
+    assert path.exists()
+
+
+def test_a_number_of_too_few_bytes_is_left_out(run):
+    file = event_file.EventFile(run / "analysis")
+    event = event_pb2.Event(step=30)
+    tensor = event.summary.value.add(tag="x").tensor
+    tensor.dtype = 1
+    tensor.tensor_content = b"abc"
+    file.add(event)
+    file.close()
+    assert len(readers.read(run).rows()) == 3
+
+
+def test_what_may_not_be_listed_is_said(run, monkeypatch):
+    listdir = os.listdir
+
+    def refusing(folder):
+        if folder == run / "analysis":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    (warning,) = readers.read(run).warnings
+    assert warning == f"{run / 'analysis'} cannot be read: Permission denied"
 
 
 def test_a_run_that_goes_on_drops_what_came_after(run):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -763,7 +764,7 @@ def test_the_command_refuses_bad_input_in_one_line(
         (
             None,
             "folder.keras",
-            "folder.keras cannot be written: Is a directory",
+            "folder.keras is there already. Name another file",
         ),
     ],
 )
@@ -784,11 +785,27 @@ def test_the_command_fails_in_one_line_and_leaves_nothing(
     assert names == {"in.keras", "folder.keras"}
 
 
+def test_the_command_replaces_nothing(tmp_path, capsys):
+    source = tmp_path / "in.keras"
+    networks.sequential().save(source)
+    before = source.read_bytes()
+    assert call(command.COMMAND, source, source) == 1
+    assert "in.keras is there already" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_the_command_reads_no_pipes(tmp_path, capsys):
+    os.mkfifo(tmp_path / "in.keras")
+    out = tmp_path / "out.keras"
+    assert call(command.COMMAND, tmp_path / "in.keras", out) == 1
+    assert "in.keras cannot be read: it is no file" in capsys.readouterr().err
+
+
 def test_the_command_says_so_of_a_folder(tmp_path, capsys):
     (tmp_path / "in.keras").mkdir()
     target = tmp_path / "out.keras"
     assert call(command.COMMAND, tmp_path / "in.keras", target) == 1
-    assert "in.keras cannot be read: Is a directory" in capsys.readouterr().err
+    assert "in.keras cannot be read: it is no file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -185,6 +185,13 @@ def test_json_and_back():
         ("l2", float("nan"), ">= 0 and < inf"),
         ("per_activation_blocks", ("5b", "6a"), "one of 3a, "),
         ("strategy", "tpu", "one of one_device, mirrored, multiworker"),
+        ("steps", "20", "an integer"),
+        ("steps", 2.5, "an integer"),
+        ("steps", True, "an integer"),
+        ("width", "wide", "a number"),
+        ("model", ("mlp",), "a text"),
+        ("jit_compile", 1, "true or false"),
+        ("measures", "percentiles", "several texts"),
     ],
 )
 def test_a_value_not_allowed_is_named_with_its_rule(field, value, allowed):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from analysis import gallery, readers, report
+from analysis import gallery, page, readers, report
 from analysis.figures import figure1
 from analysis.figures.seeds import LOOKS
 from analysis.table import Row, Run, Table
@@ -40,13 +40,13 @@ def test_claims_in_the_log_folder_are_shown(logdir, tmp_path):
     write_claims(logdir, CLAIM, {**CLAIM, "name": "x", "holds": False})
     (logdir / "claim-steps.png").write_bytes(png())
     lines = report.write_report(logdir, tmp_path / "out")
-    page = (tmp_path / "out" / "index.html").read_text("utf-8")
-    assert "b moves &amp; nothing &lt;b&gt;else&lt;/b&gt;" in page
-    assert "<td>change</td><td>0.1235</td>" in page
-    assert "<td>steps</td><td>never</td>" in page
-    assert "4 holds: " in page
-    assert "4 FAILS: " in page
-    assert page.count("data:image/png;base64,") == 1
+    html = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "b moves &amp; nothing &lt;b&gt;else&lt;/b&gt;" in html
+    assert "<td>change</td><td>0.1235</td>" in html
+    assert "<td>steps</td><td>never</td>" in html
+    assert "4 holds: " in html
+    assert "4 FAILS: " in html
+    assert html.count("data:image/png;base64,") == 1
     assert (tmp_path / "out" / "claim-steps.png").read_bytes() == png()
     assert not any("claims are missing" in line for line in lines)
 
@@ -66,8 +66,8 @@ def test_the_runs_of_claims_are_not_among_the_readers_own(logdir, tmp_path):
     assert {*readers.read(logdir).runs} == {"run", "claims"}
     assert {*readers.read(logdir / "claims").runs} == {"claims", "a", "b"}
     report.write_report(logdir, tmp_path / "out")
-    page = (tmp_path / "out" / "index.html").read_text("utf-8")
-    assert f"The 2 runs in {logdir / 'claims'} were trained for" in page
+    html = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert f"The 2 runs in {logdir / 'claims'} were trained for" in html
 
 
 def test_damaged_curves_are_said_on_the_page(logdir, tmp_path):
@@ -75,8 +75,28 @@ def test_damaged_curves_are_said_on_the_page(logdir, tmp_path):
     path.parent.mkdir()
     path.write_bytes(bytes(range(100)))
     report.write_report(logdir, tmp_path / "out")
-    page = (tmp_path / "out" / "index.html").read_text("utf-8")
-    assert page.count(f"{path} is damaged after step 0") == 1
+    html = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert html.count(f"{path} is damaged after step 0") == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_images_in_tensorboard_are_left_out_where_they_cannot_be(
+    logdir, tmp_path, monkeypatch, kind
+):
+    figures = logdir / "figures"
+    if kind == "file":
+        figures.touch()
+    else:
+        figures.mkdir()
+        (figures / "recipe.json").write_text(json.dumps({"recipe": {}}))
+    picture = page.Picture("x", "", png())
+    monkeypatch.setattr(gallery, "drawn", lambda _: ([picture], []))
+    lines = report.write_report(logdir, tmp_path / "out")
+    assert any(line.startswith("no images in TensorBoard: ") for line in lines)
+    assert (tmp_path / "out" / "index.html").exists()
+    assert (tmp_path / "out" / picture.file).read_bytes() == png()
+    if kind == "run":
+        assert [path.name for path in figures.iterdir()] == ["recipe.json"]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +215,6 @@ def test_names_with_markup_are_text_in_the_report(tmp_path):
     recipe = {"recipe": name, "norm": '"><img src=x>', "seed": 0}
     folder.recipe_file.write_text(json.dumps({"recipe": recipe}))
     report.write_report(tmp_path / "logs", tmp_path / "out")
-    page = (tmp_path / "out" / "index.html").read_text("utf-8")
-    assert "<script" not in page
-    assert "<img" not in page
+    html = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "<script" not in html
+    assert "<img" not in html

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,12 @@ def begin_run(path, recipe, *, device="cpu", begins=True, **options):
     """Opens a folder, does there what a run does, leaves it."""
     with run_folder.open_run_folder(path, recipe, **options) as folder:
         folder.write_recipe(recipe, device=device)
-        for part in ("train", "checkpoints"):
+        for part, name in (
+            ("train", "events.out.tfevents.{}.host.1.1.keras_bn"),
+            ("checkpoints", "ckpt-{}.index"),
+        ):
             (folder.path / part).mkdir(exist_ok=True)
-            (folder.path / part / f"of_seed_{recipe.seed}").touch()
+            (folder.path / part / name.format(recipe.seed)).touch()
         if begins:
             folder.delete_replaced()
         return folder
@@ -104,11 +108,24 @@ def test_overwrite_deletes_runs_and_nothing_else(tmp_path):
     begin_run(tmp_path / "other", Recipe(seed=1))
     assert set(contents(folder.path)) == set(contents(tmp_path / "other"))
 
-    (folder.path / "thesis.tex").touch()
-    before = contents(folder.path)
-    with pytest.raises(RunFolderError, match=r"also holds thesis\.tex"):
-        begin_run(folder.path, Recipe(), overwrite=True)
-    assert contents(folder.path) == before
+    for foreign in (
+        "thesis.tex",
+        "train/my.csv",
+        "checkpoints/mine/best.keras",
+        "events.out.tfevents.1.host.of_another_program",
+        "empty/",
+    ):
+        path = folder.path / foreign
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if foreign.endswith("/") else path.touch()
+        before = contents(folder.path)
+        name = re.escape(foreign.rstrip("/"))
+        with pytest.raises(RunFolderError, match=f"also holds {name}"):
+            begin_run(folder.path, Recipe(), overwrite=True)
+        assert contents(folder.path) == before
+        path.rmdir() if foreign.endswith("/") else path.unlink()
+        if path.parent.name == "mine":
+            path.parent.rmdir()
 
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -186,6 +203,27 @@ def test_where_and_in_what_portions_may_change_on_resume(tmp_path):
     other = Recipe(strategy="mirrored", replicas=2, steps_per_execution=3)
     folder = begin_run(tmp_path / "run", other, resume=True)
     assert folder.read_recipe() == other
+
+
+def test_a_run_goes_on_with_its_own_data_only(tmp_path):
+    data = {"classes": 10, "digest": "a"}
+    with run_folder.open_run_folder(tmp_path / "run", Recipe()) as folder:
+        folder.take_data(data)
+        folder.write_recipe(Recipe(), device="cpu")
+        assert folder.read_data() == data
+    with run_folder.open_run_folder(
+        tmp_path / "run", Recipe(), resume=True
+    ) as folder:
+        folder.take_data(data)
+        with pytest.raises(RunFolderError, match="digest=a there, b given"):
+            folder.take_data({**data, "digest": "b"})
+
+
+def test_a_temporary_file_is_nobody_elses(tmp_path):
+    (tmp_path / "tmp.x.json").write_text("mine")
+    write_json(tmp_path / "x.json", {})
+    assert (tmp_path / "tmp.x.json").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_unwritable_place_is_named(tmp_path):

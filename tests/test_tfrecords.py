@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -180,6 +181,28 @@ def test_two_conversions_are_never_mixed(source, tmp_path, change):
     convert(source, tmp_path / "out")
     with pytest.raises(DataError, match="another folder"):
         convert(source, tmp_path / "out", **change)
+
+
+def test_a_folder_of_something_else_is_left_alone(source, tmp_path):
+    (tmp_path / "classes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"classes\.txt and no conversion"):
+        convert(source, tmp_path)
+    assert (tmp_path / "classes.txt").read_text() == "mine"
+
+
+def test_data_are_known_by_what_they_are(source, tmp_path):
+    def identity(folder):
+        images = data.load("tfrecords", data_dir=folder, image_size=8)
+        return images.identity()
+
+    convert(source, tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    other = pictures.write_zip(
+        tmp_path / "other.zip", pictures.members(classes=("ape", "zebra"))
+    )
+    convert(other, tmp_path / "other")
+    assert identity(tmp_path / "one") == identity(tmp_path / "moved")
+    assert identity(tmp_path / "one") != identity(tmp_path / "other")
 
 
 def test_other_images_are_never_mixed_in(source, tmp_path):

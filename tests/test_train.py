@@ -47,6 +47,13 @@ def command(capsys, tmp_path):
         (["--shuffle=within"], "Received: shuffle=within, distortion=none"),
         (["--distortion=weak"], "Received: shuffle=all, distortion=weak"),
         (["--resume", "--overwrite"], "not both"),
+        (["--l2=0.1"], "l2 means nothing to model=mlp. Received: l2=0.1"),
+        (["--data_dir=/tmp"], "digits is bundled. Received: data_dir=/tmp"),
+        (["--run_name=../x"], "Received: run_name='../x'"),
+        (["--run_name=/x"], "Received: run_name='/x'"),
+        (["--run_name=a\nb"], r"Received: run_name='a\nb'"),
+        (["--run_name=claims/x"], "Received: run_name=claims/x"),
+        (["--logdir=\udcff"], "logdir must be in UTF-8"),
         (["--nonsense=1"], "nonsense"),
         (["digits"], "Received: digits"),
     ],
@@ -141,6 +148,16 @@ def test_overwrite_loses_nothing_where_the_new_run_cannot_begin(
     assert files() == before
     assert command(*again, "--steps=20")[0] == 0
     assert not before.keys() & {p for p in files() if "events" in p.name}
+
+
+def test_a_run_never_has_fewer_steps_than_it_has_done(command, tmp_path):
+    name = "--run_name=run"
+    assert command(name, *QUICK)[0] == 0
+    recipe = (tmp_path / "runs" / "run" / "recipe.json").read_bytes()
+    code, _, err = command(name, *QUICK, "--steps=20", "--resume")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "steps must be >= 40, which the run has done" in err
+    assert (tmp_path / "runs" / "run" / "recipe.json").read_bytes() == recipe
 
 
 def test_measures_can_be_switched_off(command, tmp_path):

@@ -82,9 +82,18 @@ def log_axis(axes: Axes, *, which: Literal["x", "y"] = "y") -> None:
     """Makes an axis logarithmic, with plain numbers: 0.2, 0.5, 1."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_locator(_Locator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+class _Locator(LogLocator):
+    """1, 2, 5, 10; over many powers of ten, these or some of them."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        few = 0 < vmin < vmax < 1e4 * vmin
+        self.set_params(subs=(1.0, 2.0, 5.0) if few else (1.0,))
+        return super().tick_values(vmin, vmax)
 
 
 def label_end(axes: Axes, x: float, y: float, text: str, color: str) -> None:

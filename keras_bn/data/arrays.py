@@ -2,6 +2,7 @@
 """Data sets that fit into memory, and the order their examples come in."""
 
 import dataclasses
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +64,14 @@ class ArrayDataset:
         """Number of test examples."""
         return len(self.x_test)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others; see `identity`."""
+        digest = hashlib.sha256()
+        for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
+            digest.update(y.tobytes())
+            digest.update(x[:: len(x) // 1000 + 1].tobytes())
+        return identity(self, digest)
+
     def probe(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Inputs and labels to look at a network with: all test examples."""
         return self.x_test, self.y_test
@@ -106,6 +115,22 @@ class ArrayDataset:
                 for first in range(0, len(rows), batch_size)
             ),
         )
+
+
+def identity(dataset: Any, digest: Any) -> dict[str, Any]:
+    """What tells a data set from others, wherever its files lie.
+
+    Args:
+        dataset: The data set.
+        digest: A hash of what its examples are, of `hashlib`.
+    """
+    return {
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "train_examples": dataset.train_examples,
+        "test_examples": dataset.test_examples,
+        "digest": digest.hexdigest()[:16],
+    }
 
 
 def _stream(

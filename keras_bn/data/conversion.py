@@ -128,6 +128,8 @@ def check(path: Path) -> int:
     """
     try:
         return sum(1 for _ in tf.data.TFRecordDataset(str(path)))
+    except tf.errors.PermissionDeniedError:
+        raise DataError(f"{path} cannot be read: Permission denied") from None
     except tf.errors.OpError as error:
         raise DataError(
             f"{path} is damaged: {verification.reason(error)}. Delete it and "
@@ -153,6 +155,11 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
     for images in (tree.train, tree.test):
         for record in images.records:
             digest.update(f"{record.name}\0{record.size}\n".encode())
+    if (folder / CLASSES).exists() and not (folder / ORIGIN).exists():
+        raise DataError(
+            f"{folder} holds a {CLASSES} and no {ORIGIN}, so it is not of a "
+            "conversion. Name another folder"
+        )
     ours = {"images": digest.hexdigest(), **options}
     # A conversion that was begun before shards were counted goes on.
     if {**ours, **origin(folder)} != ours:
@@ -167,9 +174,14 @@ def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
     """Number of images in the shard, which may have been there before."""
     if not path.exists():
         with replacing(path) as temporary:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for example in examples:
-                    writer.write(example)
+            try:
+                with tf.io.TFRecordWriter(str(temporary)) as writer:
+                    for example in examples:
+                        writer.write(example)
+            except tf.errors.OpError as error:
+                raise DataError(
+                    f"{path} cannot be written: {verification.reason(error)}"
+                ) from None
             expect(temporary, count, found=check(temporary))
     else:
         expect(path, count, found=check(path))

@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from keras_bn.arguments import one_of
 from keras_bn.data import augment, resident, views
-from keras_bn.data.arrays import BatchOrder, share
+from keras_bn.data.arrays import BatchOrder, identity, share
 from keras_bn.data.records import Images
 
 _LOG = logging.getLogger(__name__)
@@ -79,6 +80,16 @@ class ImageDataset:
     def test_examples(self) -> int:
         """Number of test images."""
         return len(self.test_images)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others; by names and sizes of images."""
+        digest = hashlib.sha256()
+        for images in (self.training_images, self.test_images):
+            for record in images.records:
+                line = f"{record.name}\0{record.size}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+            digest.update(images.labels.tobytes())
+        return identity(self, digest)
 
     def probe(
         self, size: int = PROBE

@@ -3,14 +3,17 @@
 
 python -m keras_bn.folding in.keras out.keras
 
-Says which BN layers stay, and why. The exit code is 2 for wrong arguments, 1
-if the model cannot be read, folded or written.
+Says which BN layers stay, and why. Nothing that is there is replaced. The exit
+code is 2 for wrong arguments, 1 if the model cannot be read, folded or written.
 """
 
 import contextlib
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
@@ -26,6 +29,8 @@ def main(source: str, target: str) -> None:
         raise ValueError(
             f"both files must end in .keras. Received: {source} {target}"
         )
+    if os.path.lexists(target):
+        raise ExpectedError(f"{target} is there already. Name another file")
     decisions = fold_file(Path(source), Path(target))
     stay = [decision for decision in decisions if not decision.into]
     for decision in stay:
@@ -57,6 +62,8 @@ def load_model(path: Path) -> keras.Model:
         ExpectedError: If the file is missing, damaged or holds no model.
     """
     with _blaming(path, "cannot be read"):
+        if path.exists() and not path.is_file():
+            raise ExpectedError("it is no file")
         # Keras says "not found" of whatever is no archive.
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -72,7 +79,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise ExpectedError(f"{path} {what}: {reason}") from error
     except Exception as error:  # Keras raises anything on a broken file.
-        reason = str(error) or type(error).__name__
+        reason = str(error)[:300] or type(error).__name__
         raise ExpectedError(f"{path} {what}: {reason}") from error
 
 

@@ -85,6 +85,7 @@ class Loop:
 
         Raises:
             TrainingError: If the loss stops being finite.
+            ValueError: If the run has done more steps than it is to have.
             CheckpointError: If there is a checkpoint and it cannot be restored.
         """
         step = self._begin()
@@ -139,6 +140,11 @@ class Loop:
         step = 0
         if self._folder and self._checkpoints:
             step = self._checkpoints.restore()
+            if step > self._recipe.steps:
+                raise ValueError(
+                    f"steps must be >= {step:,}, which the run has done. "
+                    f"Received: steps={self._recipe.steps}"
+                )
             device = strategies.describe(self._strategy)
             self._folder.write_recipe(self._recipe, device=device)
             self._save(step)

@@ -34,6 +34,11 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
             f"digits or mnist. Received: model={recipe.model}, "
             f"dataset={recipe.dataset}"
         )
+    for name, value in recipe.of_another_model().items():
+        raise ValueError(
+            f"{name} means nothing to model={recipe.model}. Received: "
+            f"{name}={value}"
+        )
     if not images and (recipe.shuffle, recipe.distortion) != ("all", "none"):
         raise ValueError(
             "shuffle must be all and distortion none for digits and mnist. "
@@ -135,7 +140,7 @@ def run(
     function of the step, is called at exactly the steps for which it is true;
     the others at the end of every stretch.
 
-    SIGINT and SIGTERM end the run after the stretch under way, with a
+    SIGINT, SIGTERM and SIGHUP end the run after the stretch under way, with a
     checkpoint; a second one ends it at once.
 
     Args:
@@ -155,9 +160,12 @@ def run(
         TrainingError: If the loss stops being finite, or memory is not
             enough.
         CheckpointError: If there is a checkpoint and it cannot be restored.
+        RunFolderError: If the run in the folder has trained on other data.
     """
     strategy = _strategy(recipe)
     keras.utils.set_random_seed(recipe.seed)
+    if folder:
+        folder.take_data(dataset.identity())
     try:
         with _enough_memory(recipe):
             with strategy.scope():

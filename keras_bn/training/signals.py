@@ -9,12 +9,15 @@ from types import FrameType
 
 import keras
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def stop_training(model: keras.Model) -> Iterator[list[int]]:
-    """Turns the first SIGINT or SIGTERM into `model.stop_training`."""
+    """Turns the first of these signals into `model.stop_training`.
+
+    A SIGHUP that is ignored, as under `nohup`, stays so.
+    """
     received: list[int] = []
     model.stop_training = False
     if threading.current_thread() is not threading.main_thread():
@@ -31,8 +34,9 @@ def stop_training(model: keras.Model) -> Iterator[list[int]]:
         model.stop_training = True
         restore()
 
-    for number in ENDING:
-        signal.signal(number, stop)
+    for number, handler in earlier.items():
+        if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):
+            signal.signal(number, stop)
     try:
         yield received
     finally:
