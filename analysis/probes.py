@@ -2,9 +2,10 @@
 """Where to look: a fixed batch of examples, and the blocks of a model."""
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -169,12 +170,15 @@ class Block:
     """Layers that feed each other: linear, then normalization, activation.
 
     Attributes:
-        name: Under which its figures appear: that of its last layer.
+        name: Under which its figures appear: that of its last layer, or of its
+            first if several blocks end in the same layer.
         layers: The layers, in order.
+        calls: Which call of each of them it is; without any, the last.
     """
 
     name: str
     layers: tuple[keras.layers.Layer, ...]
+    calls: tuple[int, ...] = ()
 
     def __call__(self, x: Any) -> Any:
         """The block's output in inference mode."""
@@ -194,15 +198,27 @@ class Block:
     @property
     def entry(self) -> Place:
         """What goes into the block."""
-        return Place(self.layers[0], "inputs")
+        return Place(self.layers[0], "inputs", *self.calls[:1])
 
     @property
     def drive(self) -> Place:
         """What goes into its activation; without one, its output."""
         last = self.layers[-1]
+        call = self.calls[-1:]
         if isinstance(last, _ACTIVATIONS):
-            return Place(last, "inputs")
-        return Place(last, "driven" if _own_activation(last) else "outputs")
+            return Place(last, "inputs", *call)
+        if _own_activation(last):
+            return Place(last, "driven", *call)
+        return Place(last, "outputs", *call)
+
+    def feature_axis(self, rank: int) -> int:
+        """The axis of the features in a tensor `[N, ...]` of the block."""
+        first = any(map(_has_channels_first, self.layers))
+        return 1 if first and rank > 2 else -1
+
+    def channels_last(self, values: Any) -> Any:
+        """A tensor of the block with its features along the last axis."""
+        return np.moveaxis(values, self.feature_axis(np.ndim(values)), -1)
 
     @property
     def activation(self) -> Callable[[Any], Any] | None:
@@ -225,15 +241,31 @@ def operations(model: keras.Model) -> dict[str, keras.Operation]:
     """
     # Keras has no public way to the layers within layers.
     layers = model._flatten_layers(include_self=False)
-    found = [*layers, *getattr(model, "operations", ())]
-    times = Counter(operation.name for operation in set(found))
-
-    def name(operation: keras.Operation) -> str:
-        unique = times[operation.name] == 1
+    found = list(dict.fromkeys([*layers, *getattr(model, "operations", ())]))
+    times = Counter(operation.name for operation in found)
+    named: dict[str, keras.Operation] = {}
+    taken: set[str] = set()
+    for operation in found:
         path = getattr(operation, "path", None)
-        return operation.name if unique or not path else path
+        unique = times[operation.name] == 1
+        name = operation.name if unique or not path else path
+        # Layers of nested functional models share paths, and tags no slashes.
+        name = _another(name, taken)
+        taken.add(_in_tags(name))
+        named[name] = operation
+    return named
 
-    return {name(operation): operation for operation in found}
+
+def _another(name: str, taken: Collection[str]) -> str:
+    """The name, with a number if tags would take it for another's."""
+    numbered = (f"{name}_{i}" for i in itertools.count(2))
+    return next(
+        x for x in itertools.chain([name], numbered) if _in_tags(x) not in taken
+    )
+
+
+def _in_tags(name: str) -> str:
+    return name.replace("/", "_")
 
 
 def blocks(
@@ -265,9 +297,7 @@ def blocks(
     """
     chains = _chains(_leaf_calls(model, inputs))
     names = {layer: name for name, layer in operations(model).items()}
-    known = {
-        names[chain[-1]]: Block(names[chain[-1]], chain) for chain in chains
-    }
+    known = _named(chains, names)
     if layers is None:
         followed = [b for b in known.values() if _has_more_than_kernel(b)]
         return followed or list(known.values())
@@ -282,6 +312,24 @@ def blocks(
     return list(dict.fromkeys(chosen))
 
 
+def _named(
+    chains: Sequence[Sequence[tuple[keras.layers.Layer, int]]],
+    names: Mapping[keras.Operation, str],
+) -> dict[str, Block]:
+    """Blocks by names of their own; of equal ones the last."""
+    calls_of: dict[tuple[keras.layers.Layer, ...], tuple[int, ...]] = {}
+    for chain in chains:
+        layers, calls = zip(*chain, strict=True)
+        calls_of[layers] = calls
+    ends = Counter(layers[-1] for layers in calls_of)
+    found: dict[str, Block] = {}
+    for layers, calls in calls_of.items():
+        name = names[layers[-1] if ends[layers[-1]] == 1 else layers[0]]
+        name = _another(name, set(map(_in_tags, found)))
+        found[name] = Block(name, layers, calls)
+    return found
+
+
 def linear_layers(model: keras.Model, *, inputs: Any = None) -> list[Block]:
     """Each layer with a kernel by itself, in the order in which they run.
 
@@ -290,12 +338,52 @@ def linear_layers(model: keras.Model, *, inputs: Any = None) -> list[Block]:
         inputs: As of `blocks`.
     """
     names = {layer: name for name, layer in operations(model).items()}
-    called = [call.layer for call in _leaf_calls(model, inputs)]
-    # Those that run in loops, as recurrent cells do, come last.
-    found = dict.fromkeys([*called, *names])
     return [
-        Block(names[layer], (layer,)) for layer in found if _has_kernel(layer)
+        Block(names[layer], (layer,))
+        for layer in weighted_layers(model, inputs=inputs)
+        if _has_kernel(layer)
     ]
+
+
+def weighted_layers(
+    model: keras.Model, *, inputs: Any = None
+) -> list[keras.layers.Layer]:
+    """Each layer with weights of its own, in the order in which they run.
+
+    Args:
+        model: As of `blocks`.
+        inputs: As of `blocks`.
+    """
+    layers = list(model._flatten_layers(include_self=False))
+    called = [call.layer for call in _calls(model, layers, inputs)]
+    heard = set(called)
+    order: dict[keras.layers.Layer, None] = {}
+
+    def add(layer: keras.layers.Layer) -> None:
+        """What is inside a layer, as a cell that runs in a loop, then it."""
+        for inner in layer._flatten_layers(include_self=False):
+            if inner not in heard:
+                order.setdefault(inner)
+        order.setdefault(layer)
+
+    for layer in [*called, *layers]:
+        add(layer)
+    return [layer for layer in order if _own_weights(layer)]
+
+
+def random_states(model: keras.Model) -> list[keras.Variable]:
+    """The states of a model's random layers."""
+    states = {
+        id(generator.state): generator.state
+        for layer in model._flatten_layers()
+        for generator in getattr(layer, "_seed_generators", ())
+    }
+    return list(states.values())
+
+
+def _own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Its trainable weights without those of layers inside."""
+    return [v for v in layer._trainable_variables if v.trainable]
 
 
 def _selectors(layers: Any) -> list[Selector]:
@@ -332,8 +420,16 @@ def _leaf_calls(model: keras.Model, inputs: Any) -> list[autodiff.Call]:
     leaves = [
         layer
         for layer in model._flatten_layers(include_self=False)
-        if len(layer._flatten_layers()) == 1
+        # One may have a layer for its activation function.
+        if {*layer._flatten_layers(include_self=False)}
+        <= {vars(layer).get("activation")}
     ]
+    return _calls(model, leaves, inputs)
+
+
+def _calls(
+    model: keras.Model, layers: Sequence[keras.layers.Layer], inputs: Any
+) -> list[autodiff.Call]:
     if inputs is None:
         try:
             inputs = model.input
@@ -342,13 +438,21 @@ def _leaf_calls(model: keras.Model, inputs: Any) -> list[autodiff.Call]:
                 "inputs must be given for a model that does not know their "
                 f"shape. Received: inputs=None for model {model.name}"
             ) from None
-    return autodiff.trace(model, leaves, inputs)
+    return autodiff.trace(model, layers, inputs)
 
 
 def _chains(
     calls: Sequence[autodiff.Call],
-) -> list[tuple[keras.layers.Layer, ...]]:
-    """Kernel, normalization, activation: layers that take what one gives."""
+) -> list[list[tuple[keras.layers.Layer, int]]]:
+    """Kernel, normalization, activation: layers that take what one gives.
+
+    Each with the number of its call.
+    """
+    made: Counter[keras.Operation] = Counter()
+    numbers: dict[int, int] = {}
+    for call in calls:
+        numbers[id(call)] = made[call.layer]
+        made[call.layer] += 1
     takers = {
         id(call.inputs): call
         for call in reversed(calls)
@@ -359,11 +463,13 @@ def _chains(
     for call in calls:
         if not _has_kernel(call.layer):
             continue
-        chain = [call.layer]
-        while not _ends_in_activation(chain) and id(call.outputs) in takers:
-            call = takers[id(call.outputs)]
-            chain.append(call.layer)
-        chains.append(tuple(chain))
+        chain = [call]
+        while (
+            not _ends_in_activation(chain[-1].layer)
+            and id(chain[-1].outputs) in takers
+        ):
+            chain.append(takers[id(chain[-1].outputs)])
+        chains.append([(call.layer, numbers[id(call)]) for call in chain])
     return chains
 
 
@@ -372,12 +478,18 @@ def _has_kernel(layer: keras.Operation) -> bool:
 
 
 def _has_more_than_kernel(block: Block) -> bool:
-    return len(block.layers) > 1 or _ends_in_activation(block.layers)
+    return len(block.layers) > 1 or _ends_in_activation(block.layers[-1])
 
 
-def _ends_in_activation(layers: Sequence[keras.layers.Layer]) -> bool:
-    last = layers[-1]
-    return isinstance(last, _ACTIVATIONS) or _own_activation(last) is not None
+def _has_channels_first(layer: keras.layers.Layer) -> bool:
+    if getattr(layer, "data_format", "") == "channels_first":
+        return True
+    is_normalization = type(layer).__name__ in _NORMALIZATIONS
+    return is_normalization and getattr(layer, "axis", -1) in (1, [1], (1,))
+
+
+def _ends_in_activation(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, _ACTIVATIONS) or bool(_own_activation(layer))
 
 
 def _own_activation(layer: keras.layers.Layer) -> Callable[[Any], Any] | None:

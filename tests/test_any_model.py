@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The callbacks beside `fit`, of every kind of model: they only look."""
 
+import contextlib
 import logging
 
 import keras
@@ -11,7 +12,7 @@ from keras import layers
 
 import analysis
 import keras_bn
-from analysis import event_file, schedules
+from analysis import event_file, schedules, summaries
 
 CLASSES = 3
 
@@ -311,6 +312,114 @@ def test_default_blocks(tmp_path, kind):
         "subclassed": ["a_linear", "b_linear", "logits", "lstm_cell"],
     }[kind]
     assert len(linear) == len(expected)
+
+
+def text_model():
+    return keras.Sequential(
+        [
+            keras.Input((7,), dtype="int32"),
+            layers.Embedding(20, 8),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(5, activation="relu"),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def test_embeddings_have_gradients_too(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 20, (64, 7)), rng.integers(0, CLASSES, 64)
+    model = text_model()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    callbacks = analysis.watch(tmp_path, probe=(x, y), preset="full")
+    model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+    assert missing(tmp_path) == []
+    measures = {
+        tag.partition("/")[0]
+        for tag, *_ in event_file.scalars(tmp_path / "analysis")
+    }
+    assert {"gradients", "covariate_shift", "landscape"} <= measures
+
+
+def test_a_metric_may_have_a_value_for_each_class(tmp_path):
+    x, y = data("sequential", 30)
+    model = built("none")
+    model.add(layers.Softmax())
+    score = keras.metrics.F1Score(name="f1")
+    model.compile("sgd", "categorical_crossentropy", metrics=[score])
+    y = np.eye(CLASSES, dtype=np.float32)[y]
+    callbacks = analysis.watch(tmp_path, probe=(x, y))
+    model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+    tags = {tag for tag, *_ in event_file.scalars(tmp_path / "train")}
+    assert tags == {"loss", *(f"f1/{i}" for i in range(CLASSES))}
+
+
+class OwnSteps(keras.Model):
+    """Trains by an optimizer that Keras does not know of."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(4, activation="relu", name="dense")
+        self.own = keras.optimizers.SGD(0.1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+        weights = self.trainable_weights
+        self.own.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 3}], ids=str)
+@pytest.mark.parametrize("optimizer", ["rmsprop", None])
+def test_steps_count_without_an_optimizer_that_does(
+    tmp_path, optimizer, options
+):
+    x = np.random.default_rng(0).normal(size=(36, 5)).astype(np.float32)
+    model = OwnSteps()
+    model.compile(optimizer=optimizer, **options)
+    model(x)
+    model.own.build(model.trainable_weights)
+    callbacks = analysis.watch(
+        tmp_path, probe=(x,), schedule=schedules.every(3)
+    )
+    for _ in range(2):  # The second goes on where the first has ended.
+        model.fit(x, x[:, :4], batch_size=6, verbose=0, callbacks=callbacks)
+    assert steps(tmp_path, "percentiles/dense/p50") == [0, 3, 6, 9, 12]
+    curve = [
+        step
+        for tag, step, _ in event_file.scalars(tmp_path / "train")
+        if tag == "loss"
+    ]
+    assert curve == [6, 12]
+
+
+def test_a_callback_that_was_cut_off_may_begin_again(tmp_path):
+    x, y = data("sequential", 30)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):  # noqa: ARG002
+            if batch == 2:
+                raise InterruptedError
+
+    watching = analysis.PercentilesCallback(
+        summaries.Writer(tmp_path), schedule=schedules.every(1), probe=x
+    )
+    for model, others in ((built(), [Stop()]), (built(), [])):
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+        with contextlib.suppress(InterruptedError, ValueError):
+            model.fit(x, y, 5, verbose=0, callbacks=[watching, *others])
+    # The second was refused: these are the curves of an earlier run.
+    of_median = [
+        step
+        for tag, step, _ in event_file.scalars(tmp_path)
+        if tag == "percentiles/first/p50"
+    ]
+    assert of_median == sorted(set(of_median))
 
 
 def probe_of(kind, form):

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import keras
 import numpy as np
 import pytest
 
+import analysis
+from analysis import autodiff
 from analysis.measures import covariate_shift
+from analysis.readings import Readings
+from analysis.schedules import every
 from tests.reference import measures as reference
 
 
@@ -72,3 +77,95 @@ def test_only_the_layers_before_have_moved():
     )
     # Of layer 3, `a b`: both have moved.
     assert third.distance == abs(2 * 3 - 4 * 30)
+
+
+def shifts(model, x, y, *, rate=0.0, **options):
+    """Readings of one step on all examples."""
+    model.compile(
+        keras.optimizers.SGD(rate),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
+    readings = Readings()
+    callback = analysis.CovariateShiftCallback(
+        readings, schedule=every(1), probe=(x, y), **options
+    )
+    model.fit(x, y, batch_size=len(x), verbose=0, callbacks=[callback])
+    assert readings.remarks == {}
+    return {
+        tag.removeprefix("covariate_shift/"): value
+        for tag, value in readings.numbers.items()
+    }
+
+
+def example(shape):
+    rng = np.random.default_rng(0)
+    y = np.eye(3, dtype=np.float32)[rng.integers(0, 3, shape[0])]
+    return rng.normal(size=shape).astype(np.float32), y
+
+
+def dense(units, name, activation=None):
+    return keras.layers.Dense(units, activation=activation, name=name)
+
+
+def test_dropout_is_no_drift():
+    model = keras.Sequential(
+        [
+            dense(32, "first", "relu"),
+            keras.layers.Dropout(0.5, seed=3),
+            dense(3, "second"),
+        ]
+    )
+    found = shifts(model, *example((64, 5)))
+    assert found["second/mean_drift"] == found["second/std_drift"] == 0
+    assert found["second/cosine"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("layers", [["d4"], ["d1", "d4"], ["d4", "d1"]])
+def test_layers_that_are_not_looked_at_step_too(layers):
+    def one_step(layers):
+        keras.utils.set_random_seed(0)
+        names = ("d1", "d2", "d3")
+        hidden = [dense(8, name, "tanh") for name in names]
+        model = keras.Sequential([*hidden, dense(3, "d4")])
+        return shifts(model, *example((64, 5)), rate=1.0, layers=layers)
+
+    every_layer, some = one_step(None), one_step(layers)
+    assert every_layer["d4/distance"] > 0.01
+    for name in layers:
+        for what in ("cosine", "distance"):
+            tag = f"{name}/{what}"
+            assert some[tag] == pytest.approx(every_layer[tag], abs=1e-6)
+
+
+def test_what_runs_in_a_loop_steps_in_its_place():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.layers.LSTM(8), dense(8, "d1", "tanh"), dense(3, "d2")]
+    )
+    found = shifts(model, *example((64, 5, 3)), rate=1.0)
+    assert found["lstm_cell/cosine"] == pytest.approx(1)
+    assert found["lstm_cell/distance"] == 0
+    assert found["d1/distance"] > 0
+
+
+def test_gamma_and_beta_step_too():
+    keras.utils.set_random_seed(0)
+    x, y = example((64, 5))
+    norm = keras.layers.BatchNormalization(name="bn")
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            dense(8, "d1"),
+            norm,
+            keras.layers.Activation("tanh"),
+            dense(3, "d2"),
+        ]
+    )
+    before = [w.numpy() for w in model.trainable_weights]
+    found = shifts(model, x, y, rate=1.0)
+    after = [w.numpy() for w in model.trainable_weights]
+    gradient = autodiff.loss_and_gradients(model, x, y)
+    whole = gradient(before)[1][-2:]
+    moved = gradient([*after[:-2], *before[-2:]])[1][-2:]
+    expected = covariate_shift.gradient_shift(whole, moved)
+    assert found["d2/distance"] == pytest.approx(expected.relative, rel=1e-4)

@@ -27,6 +27,7 @@ def train(strategy, dtype):
         batch_size=15,
         evaluate_every=25,
         width=12,
+        momentum=0.5,
         jit_compile=False,
     )
     training.start(recipe)

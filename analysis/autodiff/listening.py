@@ -42,10 +42,17 @@ class Call(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A tensor of a model: of which layer, and which part of its call."""
+    """A tensor of a model: of which layer, and which part of its call.
+
+    Attributes:
+        layer: The layer.
+        part: The part.
+        call: Which of the layer's calls, in order; -1 for the last.
+    """
 
     layer: keras.Operation
     part: Part
+    call: int = -1
 
 
 def trace(
@@ -63,6 +70,7 @@ def trace(
         inputs: What the model takes, as arrays or as Keras' symbolic tensors.
     """
     calls: list[Call] = []
+    built = model.built
 
     def run(inputs: Any) -> None:
         graph = tf.compat.v1.get_default_graph()
@@ -73,6 +81,9 @@ def trace(
         )
 
     _compiled(run, inputs)
+    if not built:  # To be built, it has called its layers as well.
+        calls.clear()
+        _compiled(run, inputs)
     return calls
 
 
@@ -82,10 +93,9 @@ def capture(
     inputs: Any,
     *,
     training: bool = False,
-) -> Callable[[], dict[Place, Array]]:
+    held: Sequence[keras.Variable] = (),
+) -> Callable[..., dict[Place, Array]]:
     """Returns a function that runs a model and reports tensors inside it.
-
-    A layer that is called several times is seen at its last call.
 
     Args:
         model: A built model.
@@ -93,26 +103,38 @@ def capture(
         inputs: What the model takes, as arrays.
         training: Whether the model runs in training mode, on all inputs as
             one batch. Otherwise it takes them in pieces, to save memory.
+        held: Variables that the model is to see with other values, such as
+            random states.
 
     Returns:
-        `run()`, which gives an array, float32 or float64, per place.
+        `run(values_of_held)`, which gives an array, float32 or float64, per
+        place.
 
     Raises:
         ValueError: If the model does not take the inputs, or there is no such
             tensor at a place.
     """
 
-    def run(inputs: Any) -> list[Any]:
+    def run(inputs: Any, values: Any) -> list[Any]:
         layers = list({place.layer for place in places})
-        calls = _calls(model, layers, inputs, training=training)
-        last = {call.layer: call for call in calls}
-        return [_tensor_at(place, last.get(place.layer)) for place in places]
+        mapping = [
+            (variable, tf.reshape(value, variable.shape))
+            for variable, value in zip(held, values, strict=True)
+        ]
+        calls = _calls(
+            model, layers, inputs, training=training, mapping=mapping
+        )
+        return [_tensor_at(place, _call_at(place, calls)) for place in places]
 
-    compiled = _compiled(run, inputs)
+    values_now = [keras.ops.convert_to_numpy(variable) for variable in held]
+    compiled = _compiled(run, inputs, values_now)
     chunks = _chunks(inputs, most=None if training else CHUNK)
 
-    def captured() -> dict[Place, Array]:
-        seen = [compiled(*keras.tree.flatten(chunk)) for chunk in chunks]
+    def captured(values: Sequence[Any] = ()) -> dict[Place, Array]:
+        given = list(map(tf.constant, values))
+        seen = [
+            compiled(*keras.tree.flatten(chunk), *given) for chunk in chunks
+        ]
         return {
             place: np.concatenate([tensors[i].numpy() for tensors in seen])
             for i, place in enumerate(places)
@@ -169,15 +191,16 @@ def _calls(
     inputs: Any,
     *,
     training: bool,
+    mapping: Sequence[tuple[keras.Variable, Any]] = (),
 ) -> list[Call]:
     """The calls of layers while the model runs."""
     calls: list[Call] = []
-    with keras.StatelessScope(), _listening(layers, calls):
+    with keras.StatelessScope(mapping), _listening(layers, calls):
         model(inputs, training=training)
     return calls
 
 
-def _compiled(function: Callable[[Any], Any], inputs: Any) -> Any:
+def _compiled(function: Callable[..., Any], *inputs: Any) -> Any:
     """The function, compiled for any number of such examples."""
 
     def spec(x: Any) -> tf.TensorSpec:
@@ -185,7 +208,7 @@ def _compiled(function: Callable[[Any], Any], inputs: Any) -> Any:
 
     return tf.function(
         briefly(function), autograph=False
-    ).get_concrete_function(keras.tree.map_structure(spec, inputs))
+    ).get_concrete_function(*keras.tree.map_structure(spec, inputs))
 
 
 @contextlib.contextmanager
@@ -240,11 +263,22 @@ def _instead(layer: keras.Operation, name: str, value: Any) -> Iterator[None]:
             del attributes[name]
 
 
+def _call_at(place: Place, calls: Sequence[Call]) -> Call | None:
+    """The call of a place; `None` if there is none outside of loops."""
+    # A tensor of an inner loop, as of a recurrent cell, cannot leave it.
+    graph = tf.compat.v1.get_default_graph()
+    its = [
+        call
+        for call in calls
+        if call.layer is place.layer
+        and getattr(getattr(call, place.part), "graph", None) is graph
+    ]
+    return its[place.call] if -len(its) <= place.call < len(its) else None
+
+
 def _tensor_at(place: Place, call: Call | None) -> Any:
     tensor: Any = call and getattr(call, place.part)
-    usable = tf.is_tensor(tensor) and tensor.dtype.is_floating
-    # A tensor of an inner loop, as of a recurrent cell, cannot leave it.
-    if not usable or tensor.graph is not tf.compat.v1.get_default_graph():
+    if not tf.is_tensor(tensor) or not tensor.dtype.is_floating:
         raise ValueError(
             f"the {place.part} of a measured layer must be one floating-point "
             f"tensor. Received: layer={place.layer.name}"

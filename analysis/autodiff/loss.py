@@ -52,7 +52,9 @@ def loss_and_gradients(
         gradients = tape.gradient(
             scaled, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return loss, [gradient / scale for gradient in gradients]
+        # That of an embedding comes as the rows that are not 0.
+        whole = map(tf.convert_to_tensor, gradients)
+        return loss, [gradient / scale for gradient in whole]
 
     def at(weights: Sequence[Array]) -> tuple[float, list[Array]]:
         loss, gradients = run([tf.constant(w) for w in weights], batch)

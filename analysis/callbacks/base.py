@@ -39,6 +39,7 @@ class StepCallback(keras.callbacks.Callback):
         self.step = 0
         self._epoch_start = 0
         self._started = False
+        self._counted: keras.Model | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits: other callbacks may yet restore an interrupted run."""
@@ -54,7 +55,12 @@ class StepCallback(keras.callbacks.Callback):
             self._started = True
             # The optimizer leaves out steps whose float16 gradients overflow.
             made = (self.params or {}).get("step")
-            self.step = self._steps_made() if made is None else made
+            if made is None:
+                # A train_step of one's own may have optimizers of its own.
+                again = self._counted is self.model
+                made = self._steps_made() or (self.step if again else 0)
+            self.step = made
+            self._counted = self.model
             self.start()
         self._epoch_start = self.step - batch
         self.steps_ahead()
@@ -67,11 +73,16 @@ class StepCallback(keras.callbacks.Callback):
         earlier, self.step = self.step, self._epoch_start + batch + 1
         if self.model.steps_per_execution > 1:
             # The last batches of an epoch may be fewer than Keras says.
-            self.step = self._steps_made()
+            made = self._steps_made()
+            self.step = made if made > earlier else self.step
         self.steps_done(earlier)
 
     def _steps_made(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        """What the optimizer has counted; 0 if there is none."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None:
+            return 0
+        return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def start(self) -> None:
         """Called before the first step, at `self.step`."""
@@ -133,6 +144,11 @@ class MeasureCallback(StepCallback):
         self._seed = seed
         self.missing: dict[str, str] = {}
         self._warned: set[str] = set()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Ends what a `fit` that was cut off has left open."""
+        super().on_train_begin(logs)
+        self._writer.close()
 
     def start(self) -> None:
         """Makes ready; measures the untrained model if scheduled."""
@@ -249,7 +265,7 @@ class CapturingCallback(MeasureCallback):
         """The blocks; those with values that are not finite cannot be read."""
         captured = self._capture()
         for block in self.blocks:
-            values = captured[self.place(block)]
+            values = block.channels_last(captured[self.place(block)])
 
             def readings(
                 block: probes.Block = block, values: Any = values

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from analysis import autodiff
+from analysis import autodiff, probes
 from analysis.autodiff import Place
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import UpdateCallback
@@ -60,17 +60,27 @@ the layers below take their step, 0 if it turns by a right angle."""
         calls = autodiff.trace(self.model, layers, self.probe.inputs)
         called = {call.layer for call in calls}
         self._fed = [b for b in self.blocks if b.layers[0] in called]
+        in_order = probes.weighted_layers(self.model, inputs=self.probe.inputs)
+        order = [*dict.fromkeys(self.indices(in_order))]
+        self._ahead = [
+            order[: min(map(order.index, own))] for own in self.own.values()
+        ]
+        # Dropout would look like drift, were it drawn anew after the step.
+        self._random = probes.random_states(self.model)
         self._capture = autodiff.capture(
             self.model,
             [block.entry for block in self._fed],
             self.probe.inputs,
             training=True,
+            held=self._random,
         )
         self._inputs_before: dict[Place, Any] = {}
+        self._random_before: list[Any] = []
 
     def keep(self) -> None:
         """Keeps also the layers' inputs before the step."""
-        self._inputs_before = self._capture()
+        self._random_before = autodiff.arrays(self._random)
+        self._inputs_before = self._capture(self._random_before)
         super().keep()
 
     def parts(
@@ -79,11 +89,11 @@ the layers below take their step, 0 if it turns by a right angle."""
         """The drift of each layer's input, then all gradients."""
         if self.before is None:
             return
-        inputs = self._capture()
+        inputs = self._capture(self._random_before)
         for block in self._fed:
             yield (
                 block.name,
-                partial(self._drift, block.name, block.entry, inputs),
+                partial(self._drift, block, inputs),
             )
         yield "network", self._shifts
 
@@ -98,14 +108,15 @@ the layers below take their step, 0 if it turns by a right angle."""
         )
 
     def _drift(
-        self, name: str, place: Place, inputs: dict[Place, Any]
+        self, block: probes.Block, inputs: dict[Place, Any]
     ) -> Iterable[Reading]:
-        check_finite(inputs[place])
+        check_finite(inputs[block.entry])
         drift = covariate_shift.moment_drift(
-            self._inputs_before[place], inputs[place]
+            block.channels_last(self._inputs_before[block.entry]),
+            block.channels_last(inputs[block.entry]),
         )
-        yield self.tag(name, "mean_drift"), drift.mean
-        yield self.tag(name, "std_drift"), drift.std
+        yield self.tag(block.name, "mean_drift"), drift.mean
+        yield self.tag(block.name, "std_drift"), drift.std
 
     def _shifts(self) -> Iterable[Reading]:
         shifts = covariate_shift.gradient_shifts(
@@ -113,6 +124,7 @@ the layers below take their step, 0 if it turns by a right angle."""
             list(self.own.values()),
             self.before or [],
             self.weights(),
+            ahead=self._ahead,
         )
         for name, shift in zip(self.own, shifts, strict=True):
             if not math.isnan(shift.cosine):

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from analysis import summaries
 from analysis.callbacks.base import StepCallback
 
@@ -14,6 +16,7 @@ class CurvesCallback(StepCallback):
         train: Writer for the training curves.
         validation: Writer for the curves whose names start with `val_`, which
             is taken off, so that TensorBoard lays the two over each other.
+            A metric of several values has a curve for each: `f1_score/0`.
     """
 
     def __init__(
@@ -33,11 +36,14 @@ class CurvesCallback(StepCallback):
     ) -> None:
         """Writes one point of each curve."""
         del epoch
-        for name, value in (logs or {}).items():
+        for name, values in (logs or {}).items():
+            writer = self._train
             if name.startswith("val_"):
-                self._validation.scalar(name[4:], value, step=self.step)
-            else:
-                self._train.scalar(name, value, step=self.step)
+                writer, name = self._validation, name[4:]
+            # Some metrics have a value for each class.
+            for index, value in np.ndenumerate(values):
+                tag = "/".join([name, *map(str, index)])
+                writer.scalar(tag, float(value), step=self.step)
         self._train.flush()
         self._validation.flush()
 

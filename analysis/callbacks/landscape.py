@@ -4,6 +4,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import keras
+
 from analysis import autodiff, probes
 from analysis.callbacks.base import MeasureCallback, Reading, check_finite
 from analysis.layout import Band, Category, Lines
@@ -87,7 +89,8 @@ gradient stays a good guide for larger steps (arXiv 1805.11604)."""
     def _readings(self) -> Iterable[Reading]:
         weights = autodiff.arrays(self.model.trainable_variables)
         check_finite(*weights)
-        rate = float(self.model.optimizer.learning_rate)
+        rate = self.model.optimizer.learning_rate
+        rate = float(keras.ops.convert_to_numpy(rate))
         found = landscape.along_gradient(
             self._loss_and_gradients,
             weights,

@@ -88,7 +88,8 @@ looks cut."""
         )
         called = {call.layer: call for call in calls}
         for block, place in zip(self.blocks, places, strict=True):
-            units = getattr(called[place.layer], place.part).shape[-1]
+            shape = getattr(called[place.layer], place.part).shape
+            units = shape[block.feature_axis(len(shape))]
             if self._unit >= units:
                 raise ValueError(
                     f"unit must be below {units}, the units of "

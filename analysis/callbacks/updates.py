@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What measures that compare the weights before and after a step share."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,19 +42,20 @@ class UpdateCallback(MeasureCallback):
             if self._layers is None
             else super().find_blocks()
         )
-        variables = self.model.trainable_variables
-        index = {id(variable): i for i, variable in enumerate(variables)}
-        own = {
-            block.name: [
-                index[id(variable)]
-                for layer in block.layers
-                for variable in layer.trainable_variables
-                if id(variable) in index
-            ]
-            for block in blocks
-        }
+        own = {block.name: self.indices(block.layers) for block in blocks}
         self.own = {name: indices for name, indices in own.items() if indices}
         return [block for block in blocks if block.name in self.own]
+
+    def indices(self, layers: Iterable[keras.layers.Layer]) -> list[int]:
+        """Which of the model's trainable weights are these layers'."""
+        variables = self.model.trainable_variables
+        index = {id(variable): i for i, variable in enumerate(variables)}
+        return [
+            index[id(variable)]
+            for layer in layers
+            for variable in layer.trainable_variables
+            if id(variable) in index
+        ]
 
     def start(self) -> None:
         """Forgets the weights of an earlier run."""

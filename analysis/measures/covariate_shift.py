@@ -12,6 +12,7 @@ the two. By that measure networks with batch normalization shift no less than
 those without.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -78,30 +79,36 @@ def gradient_shifts(
     layers: Sequence[Sequence[int]],
     before: Arrays,
     after: Arrays,
+    *,
+    ahead: Sequence[Sequence[int]] | None = None,
 ) -> list[GradientShift]:
     """The shift of each layer's gradient by one step of the layers before it.
 
     Args:
         gradient: Weights of the whole network -> gradients of the loss on one
             fixed batch, array by array.
-        layers: Per layer, from the first to the last, which of the weights
-            are its own.
+        layers: Per layer, which of the weights are its own.
         before: Weights before the step.
         after: Weights after it.
+        ahead: Per layer, which of the weights are of layers before it; by
+            default those of the layers before it in `layers`.
 
     Returns:
         One per layer; that of the first is no shift, as none comes before it.
     """
+    if ahead is None:
+        ahead = [[*itertools.chain(*layers[:i])] for i in range(len(layers))]
     whole = gradient(before)
-    mixed = list(before)
     shifts = []
-    for own in layers:
+    for own, earlier in zip(layers, ahead, strict=True):
+        stepped = {*earlier} - {*own}
+        mixed = [
+            (after if i in stepped else before)[i] for i in range(len(before))
+        ]
         moved = gradient(mixed)
         shifts.append(
             gradient_shift([whole[i] for i in own], [moved[i] for i in own])
         )
-        for i in own:
-            mixed[i] = after[i]
     return shifts
 
 

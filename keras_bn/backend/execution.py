@@ -228,8 +228,9 @@ def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
             auxiliary heads; with an optimizer.
     """
     # The optimizer makes its variables on first use, which may not happen
-    # inside a compiled loop.
-    model.optimizer.build(model.trainable_variables)
+    # inside a compiled loop; momentum where the weights are.
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
     weights = model.trainable_variables
 
     def train_step(x: Tensor, y: Tensor) -> Tensor:
