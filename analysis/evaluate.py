@@ -9,6 +9,7 @@ an image are averaged; an ensemble averages those of its members (section 4.2.3
 of the paper).
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from keras_bn.run_folder import RunFolder
 from keras_bn.writing import write_json
 
 FLAGS = flags.FLAGS
+_LOG = logging.getLogger(__name__)
 
 
 def probabilities(
@@ -99,11 +101,13 @@ def evaluate(
     Raises:
         ValueError: If the runs are of different data, or there are none.
     """
-    folders = [RunFolder(Path(run)) for run in runs]
+    folders = [RunFolder(Path(run)) for run in runs if run]
     recipes = [folder.read_recipe() for folder in folders]
     dataset = _dataset(recipes, data_dir, crops)
     rows, every = [], []
     for folder, recipe in zip(folders, recipes, strict=True):
+        if folder.read_data() not in ({}, dataset.identity()):
+            _LOG.warning("%s was trained on other data", folder.path)
         model, step = training.restore(folder, dataset)
         options = {"crops": crops} if crops > 1 else {}
         p, labels = probabilities(

@@ -37,8 +37,10 @@ How far the inputs of a block are from white, that is from a covariance matrix
 I. `directions` is the share of their directions that hold 99% of the variance:
 near 0 the layer sees few independent numbers, near 1 it uses its whole width.
 `whitening_distance` is 0 for white inputs; normalizing each unit by itself
-leaves the part of it that is due to correlations. The eigenvalues, as powers
-of ten, are under *histograms*."""
+leaves the part of it that is due to correlations. Both need several times as
+many examples as units, of feature maps positions: with n examples `directions`
+is at most (n - 1) / units. The eigenvalues, as powers of ten, are under
+*histograms*."""
 
     def place(self, block: probes.Block) -> autodiff.Place:
         """What goes into the block."""

@@ -94,6 +94,8 @@ def main() -> int:
     output = Path(FLAGS.output) if FLAGS.output else None
     if output:
         files.check_writable(output)
+    if FLAGS.figures:
+        files.check_writable(Path(FLAGS.figures) / "claim.png")
     with _logdir() as logdir:
         rows = measure(chosen, logdir)
     if output:
