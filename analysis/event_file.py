@@ -150,9 +150,8 @@ def read_events(
         raise OSError(f"{path} cannot be read: it is no file")
     read = step = 0
     try:
-        size = (
-            path.stat().st_size
-        )  # before it is read, as it may grow meanwhile
+        # Before it is read, as it may grow meanwhile.
+        size = path.stat().st_size
         for record in event_file_loader.RawEventFileLoader(str(path)).Load():
             event = event_pb2.Event.FromString(record)
             read += len(record) + _AROUND
