@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis import event_file
 from analysis.table import Row, Run, Table
+from analysis.text import printable
 
 _LOG = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -55,6 +56,7 @@ def read(logdir: str | Path) -> Table:
         for folder, run in zip(folders, runs, strict=True)
         for row in _read_rows(folder, run.name, warnings)
     ]
+    warnings = list(map(printable, warnings))
     for warning in warnings:
         _LOG.warning(warning)
     return Table(runs, rows, warnings)
@@ -144,8 +146,7 @@ def _read_run(folder: Path, root: Path) -> Run:
             f"environment.versions is {environment['versions']!r:.40}"
         )
     return Run(
-        # Names in no encoding can be neither printed nor written.
-        name=name.encode("utf-8", "backslashreplace").decode("utf-8"),
+        name=printable(name),
         recipe=contents.get("recipe", {}),
         environment=environment,
         result=_read_json(

@@ -18,3 +18,8 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in rows
     ]
+
+
+def printable(text: str) -> str:
+    """Text as UTF-8 can have it: names of files may be in no encoding."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -14,6 +14,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from analysis import event_file, layout, readers, summaries
 from analysis.table import Row, Run, Table
+from analysis.text import printable
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_file_that_cannot_be_read_costs_no_other(run, kind):
     table = readers.read(run)
     assert len(table.rows()) == 3
     (warning,) = table.warnings
-    assert f"{path} cannot be read" in warning
+    assert printable(f"{path} cannot be read") in warning
     # Nor is it mended, or deleted, as something that can be.
     with pytest.raises(OSError, match="cannot be read"):
         event_file.drop_events_after(folder, 0)
