@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables on a terminal."""
+"""Text as terminals and pages show it."""
 
 from collections.abc import Sequence
 
