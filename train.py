@@ -99,7 +99,8 @@ def run_path(recipe: recipes.Recipe) -> Path:
     """The run's folder; `ValueError` for a name that cannot be one."""
     name = FLAGS.run_name or f"{recipe.recipe}-{recipe.dataset}-{recipe.seed}"
     parts = Path(name).parts
-    if ".." in parts or Path(name).is_absolute() or not name.isprintable():
+    below = parts and ".." not in parts and not Path(name).is_absolute()
+    if not below or not name.isprintable():
         raise ValueError(
             "run_name must be a folder below logdir, in printable characters. "
             f"Received: run_name={name!r}"

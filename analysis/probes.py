@@ -227,10 +227,13 @@ class Block:
         function = _own_activation(last)
         if function is None and isinstance(last, _ACTIVATIONS):
             function = last
-        several = isinstance(last, keras.layers.PReLU) or (
-            getattr(function, "__name__", "") in ("softmax", "log_softmax")
-        )
-        return None if several else function
+        inner = function
+        if isinstance(inner, keras.layers.Activation):
+            inner = inner.activation
+        of_several = isinstance(
+            inner, keras.layers.PReLU | keras.layers.Softmax
+        ) or getattr(inner, "__name__", "") in ("softmax", "log_softmax")
+        return None if of_several else function
 
 
 def operations(model: keras.Model) -> dict[str, keras.Operation]:
@@ -421,8 +424,10 @@ def _leaf_calls(model: keras.Model, inputs: Any) -> list[autodiff.Call]:
         layer
         for layer in model._flatten_layers(include_self=False)
         # One may have a layer for its activation function.
-        if {*layer._flatten_layers(include_self=False)}
-        <= {vars(layer).get("activation")}
+        if all(
+            inner is vars(layer).get("activation")
+            for inner in layer._flatten_layers(include_self=False)
+        )
     ]
     return _calls(model, leaves, inputs)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all commands share: flags, and errors as one line and an exit code."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -120,5 +121,6 @@ class Command:
 
     def _say(self, message: str, code: int = 2) -> int:
         line = " ".join(message.split())
-        print(f"{self.name}: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # of a terminal that is closed
+            print(f"{self.name}: {line}", file=sys.stderr)
         return code

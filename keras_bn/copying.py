@@ -252,9 +252,12 @@ def _from_config(layer: Layer) -> Layer:
     """
     kind = type(layer)
     _, *parameters = inspect.signature(kind.__init__).parameters.values()
-    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    kinds = {parameter.kind for parameter in parameters}
+    variable = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    names = {p.name for p in parameters if p.kind not in variable}
     # Keras gives every constructor these, were they taken or not.
-    refused = _OF_EVERY_LAYER - names if len(names) == len(parameters) else ()
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    refused = () if takes_any else _OF_EVERY_LAYER - names
     try:
         if isinstance(layer, keras.Model) and is_default(layer.get_config):
             _require_no_arguments(names - _OF_EVERY_LAYER)

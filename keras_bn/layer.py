@@ -591,6 +591,8 @@ class BatchNormalization(keras.layers.Layer):
 
 def _require_aligned(mask: Tensor, inputs: Tensor) -> None:
     """Raises `ValueError` unless it is a mask of all axes but the last."""
+    if getattr(mask.shape, "rank", 0) is None:
+        return  # Only the graph knows once it runs.
     if len(mask.shape) != len(inputs.shape) - 1:
         raise ValueError(
             "mask must have one axis less than the input. Received: "

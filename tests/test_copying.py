@@ -73,6 +73,18 @@ class Plain(keras.Model):
         return self.norm(self.dense(x), training=training)
 
 
+class TakingAnything(keras.Model):
+    """What its constructor takes is Keras' own affair."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.dense = layers.Dense(3)
+        self.norm = KERAS()
+
+    def call(self, x, training=None):
+        return self.norm(self.dense(x), training=training)
+
+
 class OfUnits(keras.Model):
     """Keras' own get_config() believes that there are always 3."""
 
@@ -165,6 +177,12 @@ def test_layers_that_no_attribute_shows_are_refused():
     model, _ = example(Hiding())
     with pytest.raises(ValueError, match="Received: hidden in Hiding hiding"):
         keras_bn.convert(model)
+
+
+@both_copies
+def test_a_constructor_may_take_anything(copy):
+    model, x = example(TakingAnything())
+    assert_same(copy(model), model, x)
 
 
 @both_copies

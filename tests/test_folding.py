@@ -627,14 +627,15 @@ def test_a_gamma_that_the_layer_keeps_from_0_is_folded_as_it_is_used():
     np.testing.assert_allclose(keras_bn.fold(model)(x), model(x), rtol=1e-9)
 
 
+@pytest.mark.parametrize("training", [True, 1])
 @pytest.mark.parametrize("inner", [True, False])
-def test_a_layer_that_normalizes_in_inference_too_stays(inner):
+def test_a_layer_that_normalizes_in_inference_too_stays(inner, training):
     x = keras.Input((4,))
     if inner:
         body = stack((4,), layers.Dense(3), KERAS(name="bn"))
-        y = body(x, training=True)
+        y = body(x, training=training)
     else:
-        y = KERAS(name="bn")(layers.Dense(3)(x), training=True)
+        y = KERAS(name="bn")(layers.Dense(3)(x), training=training)
     model = keras.Model(x, y)
     (reason,) = reasons(networks.randomized(model)).values()
     assert reason == "it is called with training=True"

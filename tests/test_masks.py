@@ -136,6 +136,20 @@ def test_a_model_hands_its_mask_to_the_layer_and_on():
     assert layer.compute_mask(padded, mask) is mask
 
 
+def test_inference_takes_a_mask_of_unknown_rank():
+    x = layers.features((6, 5, 3))
+    layer = layers.built(BatchNormalization(dtype="float64"), x.shape)
+    run = tf.function(
+        lambda x, mask: layer(x, mask=mask),
+        input_signature=[
+            tf.TensorSpec((None, 5, 3), tf.float64),
+            tf.TensorSpec(None, tf.bool),
+        ],
+    )
+    mask = np.ones((6, 5), bool)
+    np.testing.assert_allclose(run(x, mask), layer(x), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("mask_shape", "message"),
     [

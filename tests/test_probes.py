@@ -89,6 +89,38 @@ def test_an_activation_may_be_a_layer_in_a_layer():
     )
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [layers.Softmax(), layers.PReLU(), layers.Activation("softmax"), "softmax"],
+)
+def test_an_activation_of_several_values_has_no_slope(activation):
+    model = keras.Sequential([layers.Dense(4, activation=activation)])
+    (block,) = probes.blocks(model, inputs=example(5, 3))
+    assert block.activation is None
+
+
+def test_layers_that_are_made_late_are_called_once():
+    x = keras.Input((5,))
+    dense = layers.Dense(4, activation=layers.PReLU(), name="dense")
+    (block,) = probes.blocks(keras.Model(x, dense(x)))
+    assert block.calls == (0,)
+
+
+def test_an_attribute_of_that_name_may_be_anything():
+    class Listing(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.activation = ["relu"]
+            self.dense = layers.Dense(3, activation="relu", name="dense")
+
+        def call(self, x):
+            return self.dense(x)
+
+    x = keras.Input((5,))
+    (block,) = probes.blocks(keras.Model(x, Listing()(x)))
+    assert block.name == "dense"
+
+
 def test_nested_models_may_have_layers_of_one_name():
     def encoder(name):
         x = keras.Input((5,))

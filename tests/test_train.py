@@ -51,6 +51,7 @@ def command(capsys, tmp_path):
         (["--data_dir=/tmp"], "digits is bundled. Received: data_dir=/tmp"),
         (["--run_name=../x"], "Received: run_name='../x'"),
         (["--run_name=/x"], "Received: run_name='/x'"),
+        (["--run_name=."], "Received: run_name='.'"),
         (["--run_name=a\nb"], r"Received: run_name='a\nb'"),
         (["--run_name=claims/x"], "Received: run_name=claims/x"),
         (["--logdir=\udcff"], "logdir must be in UTF-8"),

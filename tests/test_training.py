@@ -13,6 +13,7 @@ from keras_bn import training
 from keras_bn.backend import checkpoints, execution
 from keras_bn.data.arrays import BatchOrder
 from keras_bn.run_folder import RunFolder
+from keras_bn.training import signals
 
 
 class Recorder(keras.callbacks.Callback):
@@ -119,6 +120,24 @@ def test_seeds_differ_and_repeat(whole, tiny_recipe, tiny_dataset):
     assert_same(weights(again), weights(whole[0]))
     other, _ = run(tiny_recipe.replace(seed=1), tiny_dataset)
     assert not np.array_equal(weights(other)[0], weights(again)[0])
+
+
+def test_a_terminal_that_is_closed_sends_several_signals():
+    model = keras.Sequential()
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with signals.stop_training(model) as received:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+        assert received == [signal.SIGHUP]
+        assert model.stop_training
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with signals.stop_training(model) as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -73,6 +73,7 @@ def trace(
     built = model.built
 
     def run(inputs: Any) -> None:
+        calls.clear()  # Where variables are made, TensorFlow traces twice.
         graph = tf.compat.v1.get_default_graph()
         calls.extend(
             call
@@ -82,7 +83,6 @@ def trace(
 
     _compiled(run, inputs)
     if not built:  # To be built, it has called its layers as well.
-        calls.clear()
         _compiled(run, inputs)
     return calls
 

@@ -114,11 +114,13 @@ def _calls_of_graph(model: keras.Model, prefix: str) -> list[Call]:
 
 
 def _call(node: Any, makers: dict[int, Call], prefix: str) -> Call:
-    arguments = (*node.arguments.args[1:], *node.arguments.kwargs.values())
+    by_place, by_name = node.arguments.args[1:], node.arguments.kwargs
+    # Keras takes whatever is true; by place it might be anything else.
+    is_true = any(value is True for value in by_place)
     return Call(
         layer=node.operation,
         path=prefix + node.operation.name,
         sources=[makers[id(tensor)] for tensor in node.input_tensors],
         shape=tuple(node.outputs[0].shape),
-        training=any(value is True for value in arguments),
+        training=is_true or by_name.get("training") not in (None, False, 0),
     )

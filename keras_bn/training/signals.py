@@ -16,7 +16,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stop_training(model: keras.Model) -> Iterator[list[int]]:
     """Turns the first of these signals into `model.stop_training`.
 
-    A SIGHUP that is ignored, as under `nohup`, stays so.
+    A SIGHUP that is ignored, as under `nohup`, stays so. A terminal that is
+    closed sends several, so that further ones are ignored.
     """
     received: list[int] = []
     model.stop_training = False
@@ -33,6 +34,8 @@ def stop_training(model: keras.Model) -> Iterator[list[int]]:
         received.append(number)
         model.stop_training = True
         restore()
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
 
     for number, handler in earlier.items():
         if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):
