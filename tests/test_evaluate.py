@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -51,6 +52,19 @@ def test_runs_have_the_accuracy_of_their_last_evaluation(runs):
         "fig1_bn",
         "ensemble of 2",
     ]
+
+
+def test_it_says_so_of_runs_on_other_data(runs, tmp_path, caplog):
+    path = shutil.copytree(next(iter(runs)), tmp_path / "other")
+    line = f"{path} was trained on other data"
+    evaluate.evaluate([path], progress=False)
+    assert line not in caplog.messages
+    file = evaluate.RunFolder(path).recipe_file
+    contents = json.loads(file.read_text())
+    contents["data"]["digest"] = "another"
+    file.write_text(json.dumps(contents))
+    evaluate.evaluate([path], progress=False)
+    assert line in caplog.messages
 
 
 def test_the_ensemble_is_the_mean_probability(runs):

@@ -2,11 +2,12 @@
 """The report of log folders made by hand; see also test_run_records.py."""
 
 import json
+import shlex
 
 import pytest
 
 from analysis import gallery, page, readers, report
-from analysis.figures import figure1
+from analysis.figures import figure1, style
 from analysis.figures.seeds import LOOKS
 from analysis.table import Row, Run, Table
 from keras_bn.run_folder import RunFolder
@@ -55,6 +56,40 @@ def test_without_claims_it_says_how_to_measure_them(logdir, tmp_path):
     lines = report.write_report(logdir, tmp_path / "out")
     (missing,) = (line for line in lines if "claims are missing" in line)
     assert f"python -m analysis.claims --logdir={logdir}/claims" in missing
+
+
+def test_what_it_says_can_be_typed(logdir, tmp_path):
+    spaced = logdir.rename(tmp_path / "my logs")
+    lines = report.write_report(spaced, tmp_path / "out")
+    (missing,) = (line for line in lines if "claims are missing" in line)
+    _, options = missing.split("analysis.claims ")
+    assert shlex.split(options) == [
+        f"--logdir={spaced}/claims",
+        f"--output={spaced}/claims.json",
+        f"--figures={spaced}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [((0.2, 7), {0.2, 0.5, 1, 2, 5}), ((1e-3, 1e2), {1e-3, 1e-1, 1e1})],
+)
+def test_a_logarithmic_axis_has_numbers(limits, expected):
+    figure, ((axes,),) = style.panels(1, 1, width=4, height=3)
+    axes.plot(limits, [0, 1])
+    style.log_axis(axes, which="x")
+    figure.canvas.draw()
+    ticks = {float(f"{tick:.6g}") for tick in axes.get_xticks()}
+    assert expected <= ticks
+
+
+def test_many_powers_of_ten_have_some_numbers():
+    figure, ((axes,),) = style.panels(1, 1, width=4, height=3)
+    axes.plot([1e-22, 1e3], [0, 1])
+    style.log_axis(axes, which="x")
+    figure.canvas.draw()
+    shown = [tick for tick in axes.get_xticks() if 1e-22 <= tick <= 1e3]
+    assert 3 <= len(shown) <= 12
 
 
 def test_the_runs_of_claims_are_not_among_the_readers_own(logdir, tmp_path):

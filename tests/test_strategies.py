@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from analysis import event_file
 from keras_bn.backend import strategies
 from tests.faults import processes
 
@@ -60,6 +61,22 @@ def test_two_devices(tmp_path, one_device):
     path = tmp_path / "result.npz"
     (result,) = trained([path], [start("mirrored", dtype, path)])
     assert_close(result, expected, dtype)
+
+
+@pytest.mark.slow
+def test_two_devices_are_measured_too(tmp_path):
+    measures = ("landscape", "covariate_shift", "gradients", "percentiles")
+    command = [
+        *(sys.executable, "train.py", "--strategy=mirrored", "--replicas=2"),
+        *("--steps=4", "--measure_every=2", "--run_name=run"),
+        *(f"--measures={','.join(measures)}", f"--logdir={tmp_path}"),
+    ]
+    subprocess.run(command, cwd=processes.ROOT, check=True, timeout=120)
+    folder = tmp_path / "run" / "analysis"
+    tags = {tag.partition("/")[0] for tag, *_ in event_file.scalars(folder)}
+    assert {*measures} <= tags
+    texts = {tag for tag, *_ in event_file.texts(folder)}
+    assert not any(tag.startswith("missing") for tag in texts)
 
 
 @pytest.mark.slow
