@@ -256,7 +256,8 @@ def _from_config(layer: Layer) -> Layer:
     variable = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
     names = {p.name for p in parameters if p.kind not in variable}
     # Keras gives every constructor these, were they taken or not.
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    as_keras_does = kind.from_config.__module__.startswith("keras.")
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds or not as_keras_does
     refused = () if takes_any else _OF_EVERY_LAYER - names
     try:
         if isinstance(layer, keras.Model) and is_default(layer.get_config):

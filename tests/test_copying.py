@@ -185,6 +185,30 @@ def test_a_constructor_may_take_anything(copy):
     assert_same(copy(model), model, x)
 
 
+class Making(Plain):
+    """Makes itself again of all that its configuration has."""
+
+    def get_config(self):
+        return super().get_config()
+
+    @classmethod
+    def from_config(cls, config):
+        made = cls()
+        made.name = config["name"]
+        made.dtype_policy = keras.saving.deserialize_keras_object(
+            config["dtype"]
+        )
+        return made
+
+
+@both_copies
+def test_a_class_may_make_itself_again(copy):
+    model, x = example(Making())
+    copied = copy(model)
+    assert copied.name == model.name
+    assert_same(copied, model, x)
+
+
 @both_copies
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_a_constructor_need_not_take_what_every_layer_takes(copy, dtype):
