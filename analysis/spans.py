@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis import autodiff, probes
+from analysis import autodiff, structure
 from analysis.autodiff import Place
 
 
@@ -72,7 +72,7 @@ def _operation(
         operation = named._keras_history.operation
         of_the_input = isinstance(operation, keras.layers.InputLayer)
         return None if of_the_input else operation
-    operations = probes.operations(model)
+    operations = structure.operations(model)
     if named not in operations:
         raise ValueError(
             f"a span must end at one of {', '.join(operations)}. "

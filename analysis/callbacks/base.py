@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis import autodiff, probes, summaries
+from analysis import autodiff, probes, structure, summaries
 from analysis.layout import Category
 from analysis.readings import Sink
 from analysis.schedules import Schedule
@@ -105,7 +105,7 @@ class MeasureCallback(StepCallback):
         schedule: At which steps.
         probe: The examples: a `Probe`, arrays, `(inputs, targets)`, or a data
             set. Of all but a `Probe`, at most `examples` are taken.
-        layers: What to look at, see `analysis.probes.blocks`; `None` for the
+        layers: What to look at, see `analysis.structure.blocks`; `None` for the
             default.
         seed: Of every random choice.
 
@@ -138,7 +138,7 @@ class MeasureCallback(StepCallback):
         super().__init__()
         self.schedule = self._due = schedule
         self.probe = probes.as_probe(probe, size=self.examples, seed=seed)
-        self.blocks: list[probes.Block] = []
+        self.blocks: list[structure.Block] = []
         self._writer = writer
         self._layers = layers
         self._seed = seed
@@ -182,9 +182,11 @@ class MeasureCallback(StepCallback):
                 f"(the probe's inputs: {_shapes(self.probe.inputs)})"
             ) from error
 
-    def find_blocks(self) -> list[probes.Block]:
+    def find_blocks(self) -> list[structure.Block]:
         """The parts of the model to look at."""
-        return probes.blocks(self.model, self._layers, inputs=self.probe.inputs)
+        return structure.blocks(
+            self.model, self._layers, inputs=self.probe.inputs
+        )
 
     def prepare(self) -> None:
         """Compiles what is needed, once the blocks are known."""
@@ -268,18 +270,18 @@ class CapturingCallback(MeasureCallback):
             values = block.channels_last(captured[self.place(block)])
 
             def readings(
-                block: probes.Block = block, values: Any = values
+                block: structure.Block = block, values: Any = values
             ) -> Iterable[Reading]:
                 check_finite(values)
                 return self.read(block, values)
 
             yield block.name, readings
 
-    def place(self, block: probes.Block) -> autodiff.Place:
+    def place(self, block: structure.Block) -> autodiff.Place:
         """The tensor that the measure wants."""
         raise NotImplementedError
 
-    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+    def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """What the measure says of one block's tensor `[N, ...]`."""
         raise NotImplementedError
 

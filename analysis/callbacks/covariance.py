@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import autodiff, probes
+from analysis import autodiff, structure
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures import covariance, samples
@@ -42,11 +42,11 @@ many examples as units, of feature maps positions: with n examples `directions`
 is at most (n - 1) / units. The eigenvalues, as powers of ten, are under
 *histograms*."""
 
-    def place(self, block: probes.Block) -> autodiff.Place:
+    def place(self, block: structure.Block) -> autodiff.Place:
         """What goes into the block."""
         return block.entry
 
-    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+    def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """The spectrum of one block's input."""
         rows = samples.rows(values, seed=self._seed)
         spectrum = covariance.covariance_spectrum(rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from analysis import autodiff, probes
+from analysis import autodiff, structure
 from analysis.autodiff import Place
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import UpdateCallback
@@ -60,13 +60,15 @@ the layers below take their step, 0 if it turns by a right angle."""
         calls = autodiff.trace(self.model, layers, self.probe.inputs)
         called = {call.layer for call in calls}
         self._fed = [b for b in self.blocks if b.layers[0] in called]
-        in_order = probes.weighted_layers(self.model, inputs=self.probe.inputs)
+        in_order = structure.weighted_layers(
+            self.model, inputs=self.probe.inputs
+        )
         order = [*dict.fromkeys(self.indices(in_order))]
         self._ahead = [
             order[: min(map(order.index, own))] for own in self.own.values()
         ]
         # Dropout would look like drift, were it drawn anew after the step.
-        self._random = probes.random_states(self.model)
+        self._random = structure.random_states(self.model)
         self._capture = autodiff.capture(
             self.model,
             [block.entry for block in self._fed],
@@ -108,7 +110,7 @@ the layers below take their step, 0 if it turns by a right angle."""
         )
 
     def _drift(
-        self, block: probes.Block, inputs: dict[Place, Any]
+        self, block: structure.Block, inputs: dict[Place, Any]
     ) -> Iterable[Reading]:
         check_finite(inputs[block.entry])
         drift = covariate_shift.moment_drift(

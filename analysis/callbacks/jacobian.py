@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis import autodiff, probes
+from analysis import autodiff, structure
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures.jacobian import Jacobian, Mode
@@ -74,11 +74,11 @@ under *histograms*."""
             for block in self.blocks
         }
 
-    def place(self, block: probes.Block) -> autodiff.Place:
+    def place(self, block: structure.Block) -> autodiff.Place:
         """What goes into the block."""
         return block.entry
 
-    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+    def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """The singular values of one block."""
         spectrum = self._jacobians[block.name].spectrum(
             values, method=self._method, seed=self._seed, effort=_EFFORT
@@ -118,5 +118,5 @@ under *histograms*."""
             title += ", batch"
         return Category(title, charts, overview)
 
-    def _tag(self, block: probes.Block, statistic: str) -> str:
+    def _tag(self, block: structure.Block, statistic: str) -> str:
         return self.tag(block.name, self._mode, statistic)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from analysis import autodiff, probes
+from analysis import autodiff, structure
 from analysis.callbacks.base import MeasureCallback, Reading, check_finite
 from analysis.layout import Band, Category, Lines
 from analysis.measures import landscape
@@ -47,7 +47,7 @@ gradient stays a good guide for larger steps (arXiv 1805.11604)."""
         super().__init__(writer, **options)
         self._multiples = tuple(multiples)
 
-    def find_blocks(self) -> list[probes.Block]:
+    def find_blocks(self) -> list[structure.Block]:
         """None: the whole network is looked at."""
         if self.probe.targets is None:
             raise ValueError("the probe needs targets. Received: none")

@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis import autodiff, probes, summaries
+from analysis import autodiff, structure, summaries
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Band, Category, Lines
 from analysis.measures import samples
@@ -96,11 +96,11 @@ looks cut."""
                     f"{block.name}. Received: unit={self._unit}"
                 )
 
-    def place(self, block: probes.Block) -> autodiff.Place:
+    def place(self, block: structure.Block) -> autodiff.Place:
         """What goes into the activation."""
         return block.drive
 
-    def read(self, block: probes.Block, values: Any) -> Iterable[Reading]:
+    def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """The percentiles, moments and shares of one block."""
         unit = values[..., self._unit : self._unit + 1]
         for part, of in (((), values), ((f"unit{self._unit}",), unit)):
@@ -138,5 +138,5 @@ looks cut."""
         ]
         return Category("Percentiles", charts, overview)
 
-    def _tag(self, block: probes.Block, q: float, *part: str) -> str:
+    def _tag(self, block: structure.Block, q: float, *part: str) -> str:
         return self.tag(block.name, *part, summaries.percentile_name(q))

@@ -117,8 +117,8 @@ def watch(
             targets)`, or a data set. Without targets there are no gradients.
         preset: `"economy"`, `"standard"` or `"full"`.
         schedule: At which steps, instead of the preset's.
-        layers: What to look at, see `analysis.probes.blocks`; `None` for each
-            measure's default.
+        layers: What to look at, see `analysis.structure.blocks`; `None` for
+            each measure's default.
         hyperparameters: What to compare runs by.
         seed: Of every random choice.
         overwrite: Delete what an earlier run has left in the folder, if

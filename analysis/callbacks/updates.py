@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import autodiff, probes, schedules
+from analysis import autodiff, schedules, structure
 from analysis.callbacks.base import MeasureCallback
 
 Array = NDArray[np.floating[Any]]
@@ -35,10 +35,10 @@ class UpdateCallback(MeasureCallback):
         self.own: dict[str, list[int]] = {}
         self.before: list[Array] | None = None
 
-    def find_blocks(self) -> list[probes.Block]:
+    def find_blocks(self) -> list[structure.Block]:
         """The blocks that have weights to be trained."""
         blocks = (
-            probes.linear_layers(self.model, inputs=self.probe.inputs)
+            structure.linear_layers(self.model, inputs=self.probe.inputs)
             if self._layers is None
             else super().find_blocks()
         )

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 import keras_bn
-from analysis import autodiff, probes
+from analysis import autodiff, structure
 from analysis.claims import training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.measures import gradients
@@ -69,7 +69,7 @@ def blocks(
         keras_bn.estimate_population_statistics(
             model, dataset.x_train, batch_size=recipe.batch_size, verbose=0
         )
-    found = probes.blocks(model)
+    found = structure.blocks(model)
     inputs = autodiff.capture(
         model, [block.entry for block in found], dataset.x_test[:EXAMPLES]
     )()

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from analysis import probes
+from analysis import structure
 from analysis.claims import training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.pullback import Array, pull_back
@@ -91,7 +91,7 @@ def growth(setting: Setting, recipe: Recipe) -> float:
     """Mean over the hidden layers."""
     first = setting.runs.untrained(recipe)
     last = setting.runs.model(recipe)
-    names = [layer.name for layer in probes.linear_layers(first)][:-1]
+    names = [layer.name for layer in structure.linear_layers(first)][:-1]
     norms = [
         [gradients.norm([model.get_layer(name).kernel]) for name in names]
         for model in (first, last)

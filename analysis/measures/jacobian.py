@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, svds
 
-from analysis import autodiff, probes, spans
+from analysis import autodiff, spans, structure
 from analysis.measures import lanczos, spectra
 from analysis.measures.operators import JacobianOperator
 from analysis.measures.spectra import Method, Spectrum, Which
@@ -303,8 +303,8 @@ def _first(spectrum: Spectrum) -> Spectrum:
 
 def _as_function(thing: Any, *, training: bool) -> Callable[..., Any]:
     if isinstance(thing, keras.layers.Layer):
-        thing = probes.Block(thing.name, (thing,))
-    if isinstance(thing, probes.Block | spans.Span):
+        thing = structure.Block(thing.name, (thing,))
+    if isinstance(thing, structure.Block | spans.Span):
         return thing.function(training=training)
     function: Callable[..., Any] = thing
     return function

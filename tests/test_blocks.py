@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 import analysis
-from analysis import probes
+from analysis import structure
 
 
 def example(*shape, seed=0):
@@ -33,7 +33,7 @@ class Residual(keras.Model):
 def test_blocks_that_end_in_one_layer_are_told_apart():
     model, x = Residual(), example(64, 5)
     model(x)
-    blocks = probes.blocks(model, inputs=x)
+    blocks = structure.blocks(model, inputs=x)
     assert [block.name for block in blocks] == ["first", "second"]
     found = analysis.inspect_model(model, probe=x, measures=["percentiles"])
     first = np.asarray(model.first(x))
@@ -50,7 +50,7 @@ def test_each_call_of_a_shared_kernel_is_its_own_block():
     y = layers.ReLU(name="a")(layers.BatchNormalization(name="bn_a")(dense(x)))
     z = layers.ReLU(name="b")(layers.BatchNormalization(name="bn_b")(dense(y)))
     model = keras.Model(x, z)
-    blocks = probes.blocks(model)
+    blocks = structure.blocks(model)
     assert [(block.name, block.calls) for block in blocks] == [
         ("a", (0, 0, 0)),
         ("b", (1, 0, 0)),
@@ -67,7 +67,7 @@ def test_one_block_that_is_called_several_times_is_one():
     x = keras.Input((4,))
     dense, relu = layers.Dense(4, name="dense"), layers.ReLU(name="relu")
     model = keras.Model(x, relu(dense(relu(dense(x)))))
-    (block,) = probes.blocks(model)
+    (block,) = structure.blocks(model)
     assert (block.name, block.calls) == ("relu", (1, 1))
 
 
@@ -80,7 +80,7 @@ def test_an_activation_may_be_a_layer_in_a_layer():
         ]
     )
     x = example(50, 5)
-    names = [block.name for block in probes.blocks(model, inputs=x)]
+    names = [block.name for block in structure.blocks(model, inputs=x)]
     assert names == ["inside", "function"]
     found = analysis.inspect_model(model, probe=x, measures=["percentiles"])
     kernel, bias = model.layers[0].get_weights()
@@ -95,14 +95,14 @@ def test_an_activation_may_be_a_layer_in_a_layer():
 )
 def test_an_activation_of_several_values_has_no_slope(activation):
     model = keras.Sequential([layers.Dense(4, activation=activation)])
-    (block,) = probes.blocks(model, inputs=example(5, 3))
+    (block,) = structure.blocks(model, inputs=example(5, 3))
     assert block.activation is None
 
 
 def test_layers_that_are_made_late_are_called_once():
     x = keras.Input((5,))
     dense = layers.Dense(4, activation=layers.PReLU(), name="dense")
-    (block,) = probes.blocks(keras.Model(x, dense(x)))
+    (block,) = structure.blocks(keras.Model(x, dense(x)))
     assert block.calls == (0,)
 
 
@@ -117,7 +117,7 @@ def test_an_attribute_of_that_name_may_be_anything():
             return self.dense(x)
 
     x = keras.Input((5,))
-    (block,) = probes.blocks(keras.Model(x, Listing()(x)))
+    (block,) = structure.blocks(keras.Model(x, Listing()(x)))
     assert block.name == "dense"
 
 
@@ -130,8 +130,8 @@ def test_nested_models_may_have_layers_of_one_name():
     left, right = keras.Input((5,)), keras.Input((5,))
     both = layers.Concatenate()([encoder("a")(left), encoder("b")(right)])
     model = keras.Model([left, right], layers.Dense(2, name="out")(both))
-    assert [x.name for x in probes.blocks(model)] == ["hidden", "hidden_2"]
-    assert len(probes.linear_layers(model)) == 3
+    assert [x.name for x in structure.blocks(model)] == ["hidden", "hidden_2"]
+    assert len(structure.linear_layers(model)) == 3
 
 
 def test_names_that_tags_would_mix_are_told_apart():
@@ -139,7 +139,7 @@ def test_names_that_tags_would_mix_are_told_apart():
     inner = keras.Sequential([layers.Dense(4, name="h")], name="a")
     other = keras.Sequential([layers.Dense(4, name="h")], name="b")
     model = keras.Model(x, layers.Dense(2, name="a_h")(other(inner(x))))
-    names = [name.replace("/", "_") for name in probes.operations(model)]
+    names = [name.replace("/", "_") for name in structure.operations(model)]
     assert len(set(names)) == len(names)
 
 
@@ -178,6 +178,6 @@ def test_layers_with_weights_in_the_order_in_which_they_run():
             layers.Dense(3, activation=layers.PReLU(name="prelu"), name="d"),
         ]
     )
-    found = probes.weighted_layers(model, inputs=np.zeros((1, 7), np.int32))
+    found = structure.weighted_layers(model, inputs=np.zeros((1, 7), np.int32))
     names = [layer.name for layer in found]
     assert names == ["embedding", "lstm_cell", "bn", "prelu", "d"]
