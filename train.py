@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from analysis import callbacks, schedules
+from analysis import callbacks
 from keras_bn import data, recipes, run_folder, training
 from keras_bn.command_line import Command
 
@@ -148,18 +148,13 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
         overwrite=FLAGS.overwrite,
     ) as folder:
         print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
-        test_inputs, test_targets = dataset.probe()
-        watching = callbacks.for_run(
-            path,
-            measures=recipe.measures,
-            schedule=schedules.every(recipe.measure_every),
-            test_inputs=test_inputs,
-            test_targets=test_targets,
-            hyperparameters=recipe.hyperparameters(),
+        _, result = training.run(
+            recipe,
+            dataset,
+            folder=folder,
+            callbacks=callbacks.for_run(path, recipe, dataset),
         )
-        return training.run(recipe, dataset, folder=folder, callbacks=watching)[
-            1
-        ]
+        return result
 
 
 define_recipe_flags()

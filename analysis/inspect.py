@@ -34,6 +34,7 @@ from keras_bn import data as datasets
 from keras_bn import run_folder
 from keras_bn.command_line import Command
 from keras_bn.data import files
+from keras_bn.data.images import PROBE
 from keras_bn.errors import ExpectedError
 from keras_bn.writing import write_json
 
@@ -84,7 +85,7 @@ def inspect_file(
     model = load_model(path)
     readings = inspection.inspect_model(
         model,
-        probe=load_probe(data, model),
+        probe=load_probe(data, model, examples=options.get("examples")),
         layers=_selectors(layers),
         seed=seed,
         **options,
@@ -113,8 +114,16 @@ def load_model(path: Path) -> keras.Model:
         raise ExpectedError(f"{path}: {reason}") from error
 
 
-def load_probe(source: str | None, model: keras.Model) -> probes.Probe:
+def load_probe(
+    source: str | None, model: keras.Model, *, examples: int | None = None
+) -> probes.Probe:
     """The examples of `--data`.
+
+    Args:
+        source: File or folder.
+        model: The model that takes them.
+        examples: How many images, as images are decoded one by one; `None`
+            for what suits networks of images.
 
     Raises:
         ValueError: If none are named.
@@ -137,7 +146,7 @@ def load_probe(source: str | None, model: keras.Model) -> probes.Probe:
         data_dir=path,
         image_size=shape[1],
     )
-    return probes.Probe(*images.probe())
+    return probes.Probe(*images.probe(examples or PROBE))
 
 
 def write(folder: Path, readings: Readings, **about: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis import autodiff
 from analysis.autodiff import Place
+from keras_bn.structure import sublayers
 
 #: A name, a compiled regular expression that a name must match as a whole, or
 #: a class of layers.
@@ -110,8 +111,7 @@ def operations(model: keras.Model) -> dict[str, keras.Operation]:
     Layers of the same name appear by their paths. Operations of functional
     models, like `keras.ops.add`, are among them.
     """
-    # Keras has no public way to the layers within layers.
-    layers = model._flatten_layers(include_self=False)
+    layers = sublayers(model)
     found = list(dict.fromkeys([*layers, *getattr(model, "operations", ())]))
     times = Counter(operation.name for operation in found)
     named: dict[str, keras.Operation] = {}
@@ -225,14 +225,14 @@ def weighted_layers(
         model: As of `blocks`.
         inputs: As of `blocks`.
     """
-    layers = list(model._flatten_layers(include_self=False))
+    layers = sublayers(model)
     called = [call.layer for call in _calls(model, layers, inputs)]
     heard = set(called)
     order: dict[keras.layers.Layer, None] = {}
 
     def add(layer: keras.layers.Layer) -> None:
         """What is inside a layer, as a cell that runs in a loop, then it."""
-        for inner in layer._flatten_layers(include_self=False):
+        for inner in sublayers(layer):
             if inner not in heard:
                 order.setdefault(inner)
         order.setdefault(layer)
@@ -246,7 +246,7 @@ def random_states(model: keras.Model) -> list[keras.Variable]:
     """The states of a model's random layers."""
     states = {
         id(generator.state): generator.state
-        for layer in model._flatten_layers()
+        for layer in [model, *sublayers(model)]
         for generator in getattr(layer, "_seed_generators", ())
     }
     return list(states.values())
@@ -290,11 +290,10 @@ def _selected(known: Mapping[str, Block], selector: Selector) -> list[Block]:
 def _leaf_calls(model: keras.Model, inputs: Any) -> list[autodiff.Call]:
     leaves = [
         layer
-        for layer in model._flatten_layers(include_self=False)
+        for layer in sublayers(model)
         # One may have a layer for its activation function.
         if all(
-            inner is vars(layer).get("activation")
-            for inner in layer._flatten_layers(include_self=False)
+            inner is vars(layer).get("activation") for inner in sublayers(layer)
         )
     ]
     return _calls(model, leaves, inputs)

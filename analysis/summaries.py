@@ -37,7 +37,6 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.histogram import summary_v2 as histogram
-from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams
@@ -179,7 +178,10 @@ class Writer:
             for name, value in values.items()
         }
         metrics = [
-            hparams_api.Metric(metric, group="validation", display_name=name)
+            api_pb2.MetricInfo(
+                name=api_pb2.MetricName(group="validation", tag=metric),
+                display_name=name,
+            )
             for metric, name in (
                 ("accuracy", "test accuracy"),
                 ("loss", "test loss"),
@@ -191,7 +193,7 @@ class Writer:
                 api_pb2.HParamInfo(name=name, differs=place < _TICKED)
                 for place, name in enumerate(shown)
             ],
-            metric_infos=[metric.as_proto() for metric in metrics],
+            metric_infos=metrics,
         )
         summary = summary_pb2.Summary()
         summary.value.add(

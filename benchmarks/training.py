@@ -20,7 +20,7 @@ from pathlib import Path
 import tensorflow as tf
 from absl import app, flags
 
-from analysis import callbacks, schedules
+from analysis import callbacks
 from benchmarks import measure
 from keras_bn import data, recipes, training
 from keras_bn.data import ArrayDataset
@@ -32,13 +32,7 @@ FLAGS = flags.FLAGS
 def ours(recipe: Recipe, dataset: ArrayDataset, *, measured: bool) -> None:
     """One run; its compilation is part of it, as it is for a user."""
     with tempfile.TemporaryDirectory() as folder:
-        watchers = callbacks.for_run(
-            Path(folder),
-            measures=recipe.measures,
-            schedule=schedules.every(recipe.measure_every),
-            test_inputs=dataset.x_test,
-            hyperparameters=recipe.hyperparameters(),
-        )
+        watchers = callbacks.for_run(Path(folder), recipe, dataset)
         training.run(
             recipe if measured else recipe.replace(evaluate_every=recipe.steps),
             dataset,

@@ -16,7 +16,7 @@ its own; it is with the statistics that the layer has.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import keras
@@ -250,7 +250,7 @@ def _listening(
     """While it lasts, these layers normalize with the batch's statistics."""
     graph = _graph_of(keras.ops.zeros([]))
 
-    def listen(layer: Layer) -> None:
+    def listening(layer: Layer) -> Callable[..., Tensor]:
         def call(
             inputs: Tensor, training: Any = None, mask: Tensor | None = None
         ) -> Tensor:
@@ -262,16 +262,14 @@ def _listening(
             batches.append((layer, batch))
             return outputs
 
-        # Past Keras' attribute tracking, which this is no business of.
-        object.__setattr__(layer, "call", call)
+        return call
 
-    try:
+    with contextlib.ExitStack() as stack:
         for layer in layers:
-            listen(layer)
+            stack.enter_context(
+                structure.instead(layer, "call", listening(layer))
+            )
         yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("call", None)
 
 
 def _graph_of(tensor: Tensor) -> Any:

@@ -72,7 +72,10 @@ class Recipe:
         choices=("sigmoid", "relu", "tanh", "elu", "leaky_relu", "silu"),
     )
     dropout: float = _field(
-        0.0, "share dropped before the last layer", at_least=0, below=1
+        0.0,
+        "share dropped after each hidden layer; of inception, before the last",
+        at_least=0,
+        below=1,
     )
     initial_weight_scale: float = _field(
         1.0,

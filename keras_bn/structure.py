@@ -6,6 +6,8 @@ graph through other layers without compiling the result; the private names that
 this needs stand here, in `keras_bn.copying` and in `keras_bn.folding.graph`.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -56,6 +58,24 @@ def batch_normalizations(model: Layer) -> list[Layer]:
     return [
         layer for layer in sublayers(model) if is_batch_normalization(layer)
     ]
+
+
+@contextlib.contextmanager
+def instead(layer: Layer, name: str, value: Any) -> Iterator[None]:
+    """Within, an attribute of a layer has another value.
+
+    Past Keras' tracking of attributes, which this is no business of.
+    """
+    attributes = layer.__dict__
+    had, before = name in attributes, attributes.get(name)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            attributes[name] = before
+        else:
+            del attributes[name]
 
 
 def require_fits(weight: Any, value: Any, layer: Layer) -> None:

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients of the training loss, sizes, and the loss along the gradient."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 import keras_bn
-from analysis import autodiff
+from analysis import autodiff, callbacks
 from analysis.measures import gradients, landscape
+from keras_bn import recipes, training
+from keras_bn.backend import execution
 from tests.reference import measures as reference
 from tests.reference.batch_norm import central_differences
 
@@ -77,6 +82,27 @@ def test_it_is_the_gradient_of_a_training_step(trained):
         np.testing.assert_allclose(new, old - 0.25 * gradient, atol=1e-6)
     for variable, value in zip(model.variables, state, strict=True):
         variable.assign(value)
+
+
+def test_the_loss_of_a_run_is_the_one_it_trains():
+    """An auxiliary head and L2 are part of it."""
+    recipe = recipes.BN_X5.replace(
+        auxiliary_head=True, image_size=80, width=0.02, measures=("gradients",)
+    )
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 80, 80, 3)).astype(np.float32)
+    labels = np.array([0, 1, 2, 1], np.int32)
+    model = training.build_model(
+        recipe, input_shape=images.shape[1:], classes=3
+    )
+    probe = SimpleNamespace(probe=lambda: (images, labels))
+    (_, watching, _) = callbacks.for_run(Path(), recipe, probe)
+    at = autodiff.loss_and_gradients(
+        model, watching.probe.inputs, watching.probe.targets
+    )
+    measured, _ = at(weights(model))
+    step = execution.make_train_step(model)
+    np.testing.assert_allclose(measured, step(images, labels)[0], rtol=1e-5)
 
 
 def test_nothing_of_the_model_changes(trained):

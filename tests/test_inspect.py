@@ -302,6 +302,8 @@ def test_images_are_taken_in_the_size_of_the_model(tmp_path):
     model = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(2, 3)])
     probe = inspect.load_probe(str(tmp_path / "images"), model)
     assert (probe.inputs.shape, len(probe.targets)) == ((2, 6, 6, 3), 2)
+    one = inspect.load_probe(str(tmp_path / "images"), model, examples=1)
+    assert one.inputs.shape == (1, 6, 6, 3)
     flat = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match=r"images of one size.*\(None, 4\)"):
         inspect.load_probe(str(tmp_path / "images"), flat)

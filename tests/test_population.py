@@ -267,6 +267,15 @@ def test_layers_at_any_depth_are_estimated(make, norm):
         assert "call" not in vars(layer)
 
 
+def test_a_call_of_an_instance_stays():
+    model = chain()
+    layer = model.get_layer("first")
+    layer.call = type(layer).call.__get__(layer)
+    before = layer.call
+    estimate(model, data())
+    assert layer.call is before
+
+
 def test_a_failure_midway_leaves_everything_as_it_was():
     model = chain(KERAS)
     x = data()

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from analysis import callbacks, readers, report, schedules
+from analysis import callbacks, readers, report
 from analysis.figures import figure1, jacobians
 from keras_bn import training
 from keras_bn.recipes import Recipe
@@ -66,11 +66,8 @@ def train(recipe, dataset, folder, *, measured=True):
     with open_run_folder(folder, recipe) as run_folder:
         watching = callbacks.for_run(
             folder,
-            measures=recipe.measures if measured else (),
-            schedule=schedules.every(recipe.measure_every),
-            test_inputs=dataset.x_test,
-            test_targets=dataset.y_test,
-            hyperparameters=recipe.hyperparameters(),
+            recipe if measured else recipe.replace(measures=()),
+            dataset,
         )
         model, _ = training.run(
             recipe,
@@ -212,9 +209,12 @@ def test_figures_say_which_curve_is_missing(logdir):
     assert len(drawn.axes) == len(jacobians.block_names(table, "batch"))
 
 
-def test_figures_need_no_tensorflow():
+@pytest.mark.parametrize(
+    "modules", ["figures.figure1, analysis.figures.jacobians", "report"]
+)
+def test_readers_need_no_tensorflow(modules):
     code = (
-        "import sys; from analysis.figures import figure1, jacobians; "
+        f"import sys, analysis.{modules}; "
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -136,6 +137,23 @@ def test_shards_stay_together_unless_all_are_mixed(shuffle):
     assert len({tuple(map(shard_of, e[:, 0])) for e in epochs}) > 3
     sorted_within = [np.array_equal(np.sort(e, 1), e) for e in epochs]
     assert all(sorted_within) == (shuffle == "shards")
+
+
+def test_names_may_be_in_any_encoding(tmp_path):
+    """Of files; names of classes are listed in a text."""
+    images = tmp_path / "images"
+    for name, contents in pictures.members(train=2, test=1).items():
+        path = images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents)
+    path = next(images.glob("train/cat/*"))
+    path.rename(os.fsdecode(os.fsencode(path) + b"\xff.png"))
+    convert(images, tmp_path / "out", 1)
+    names = {e["image/filename"] for e in examples(tmp_path / "out")}
+    assert sum(name.endswith(b"\xff.png") for name in names) == 1
+    (images / "train" / "cat").rename(images / "train" / "c\udcffat")
+    with pytest.raises(DataError, match=r"printable.*c\\udcffat"):
+        convert(images, tmp_path / "other", 1)
 
 
 def test_a_conversion_is_the_same_for_the_same_seed(source, tmp_path):

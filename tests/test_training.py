@@ -280,6 +280,38 @@ def test_a_disk_that_is_full_costs_no_run(
     assert_same(weights(model), weights(whole[0]))
 
 
+def test_a_disk_that_is_full_from_the_start_is_no_checkpoint_to_go_back_to(
+    tmp_path, monkeypatch, tiny_recipe, tiny_dataset
+):
+    def full(*_):
+        raise training.CheckpointError("no space left on device")
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", full)
+    with pytest.raises(training.TrainingError, match="inf after 1 steps") as e:
+        run(
+            tiny_recipe.replace(norm="none", learning_rate=1e38),
+            tiny_dataset,
+            folder=RunFolder(tmp_path),
+        )
+    assert "checkpoint" not in str(e.value)
+
+
+def test_what_has_a_result_has_its_last_checkpoint(
+    tmp_path, monkeypatch, tiny_recipe, tiny_dataset
+):
+    save = checkpoints.Checkpoints.save
+
+    def full(self, step):
+        if step == tiny_recipe.steps:
+            raise training.CheckpointError("no space left on device")
+        save(self, step)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", full)
+    with pytest.raises(training.CheckpointError, match="no space left"):
+        run(tiny_recipe, tiny_dataset, folder=RunFolder(tmp_path))
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(
     tmp_path, tiny_recipe, tiny_dataset
 ):

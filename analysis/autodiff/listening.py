@@ -16,6 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from analysis.autodiff.tracing import briefly
+from keras_bn import structure
 
 Array = NDArray[np.floating[Any]]
 Part = Literal["inputs", "outputs", "driven"]
@@ -219,7 +220,7 @@ def _listening(
     with contextlib.ExitStack() as stack:
         for layer in layers:
             listen = _recorder(layer, calls, replace)
-            stack.enter_context(_instead(layer, "call", listen))
+            stack.enter_context(structure.instead(layer, "call", listen))
         yield
 
 
@@ -237,7 +238,9 @@ def _recorder(
 
         with contextlib.ExitStack() as stack:
             if callable(activation):
-                stack.enter_context(_instead(layer, "activation", activate))
+                stack.enter_context(
+                    structure.instead(layer, "activation", activate)
+                )
             outputs = call(*args, **kwargs)
         if replace is not None:
             outputs = tf.cast(replace, outputs.dtype)
@@ -246,21 +249,6 @@ def _recorder(
         return outputs
 
     return recording
-
-
-@contextlib.contextmanager
-def _instead(layer: keras.Operation, name: str, value: Any) -> Iterator[None]:
-    """Gives an attribute another value, past Keras' tracking of attributes."""
-    attributes = layer.__dict__
-    had, before = name in attributes, attributes.get(name)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            attributes[name] = before
-        else:
-            del attributes[name]
 
 
 def _call_at(place: Place, calls: Sequence[Call]) -> Call | None:

@@ -4,7 +4,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from analysis.callbacks.jacobian import JacobianCallback
 from analysis.callbacks.landscape import LandscapeCallback
 from analysis.callbacks.percentiles import PercentilesCallback
 from analysis.schedules import Schedule
+from keras_bn.recipes import Recipe
 
 MEASURES: dict[str, type[MeasureCallback]] = {
     callback.measure: callback
@@ -185,39 +186,31 @@ def parts(
 
 
 def for_run(
-    folder: Path,
-    *,
-    measures: Sequence[str],
-    schedule: Schedule,
-    test_inputs: Any,
-    test_targets: Any = None,
-    hyperparameters: Mapping[str, Any],
-    seed: int = 0,
+    folder: Path, recipe: Recipe, dataset: Any
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of one run: curves, the chosen measures, the dashboard.
+    """The callbacks of one run: curves, the recipe's measures, the dashboard.
 
     Args:
         folder: The run's folder.
-        measures: Names in `MEASURES`.
-        schedule: Steps at which the measures look.
-        test_inputs: Inputs of the test set.
-        test_targets: Its labels; measures of the loss need them.
-        hyperparameters: What to compare runs by.
-        seed: Seed of the choice of examples.
+        recipe: What is trained.
+        dataset: The data that it names; measures look at test examples.
 
     Returns:
         Callbacks that write into `train`, `validation` and `analysis`.
     """
-    whole = probes.Probe(test_inputs, test_targets)
+    inputs, labels = dataset.probe()
+    # Each output has a loss.
+    targets = [labels, labels] if recipe.auxiliary_head else labels
+    whole = probes.Probe(inputs, targets)
     return _callbacks(
         folder,
         measures={
-            name: whole.part(MEASURES[name].examples, seed=seed)
-            for name in measures
+            name: whole.part(MEASURES[name].examples)
+            for name in recipe.measures
         },
-        schedule=schedule,
-        hyperparameters=hyperparameters,
-        seed=seed,
+        schedule=schedules.every(recipe.measure_every),
+        hyperparameters=recipe.hyperparameters(),
+        seed=0,
         overwrite=True,  # Whoever opened the run's folder has asked.
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from analysis import callbacks, readers, schedules
+from analysis import callbacks, readers
 from analysis.table import Table
 from keras_bn import data, run_folder, training
 from keras_bn.recipes import RECIPES, Recipe
@@ -85,14 +85,7 @@ class Runs:
             recipe,
             dataset,
             folder=folder,
-            callbacks=callbacks.for_run(
-                folder.path,
-                measures=recipe.measures,
-                schedule=schedules.every(recipe.measure_every),
-                test_inputs=dataset.x_test,
-                test_targets=dataset.y_test,
-                hyperparameters=recipe.hyperparameters(),
-            ),
+            callbacks=callbacks.for_run(folder.path, recipe, dataset),
             progress=False,
         )
         if result.interrupted:

@@ -53,8 +53,9 @@ def write(
 
     Raises:
         ValueError: If there are more shards than images.
-        DataError: If there is nothing to convert, `target` holds another
-            conversion, or what was written cannot be read back.
+        DataError: If there is nothing to convert, a class has a name that
+            cannot be listed, `target` holds another conversion, or what was
+            written cannot be read back.
     """
     tree = verification.verified(records.read_tree(source))
     if shards > len(tree.train):
@@ -62,6 +63,7 @@ def write(
             f"shards must be <= {len(tree.train)}, the number of training "
             f"images. Received: shards={shards}"
         )
+    _check_names(tree.classes)
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     validation_shards = min(max(1, shards // 8), len(tree.test))
@@ -137,6 +139,16 @@ def check(path: Path) -> int:
         ) from None
 
 
+def _check_names(classes: Sequence[str]) -> None:
+    """Raises `DataError` for one that `CLASSES` cannot hold."""
+    for name in classes:
+        if not name.isprintable():
+            raise DataError(
+                "classes must have printable names in UTF-8. Received: "
+                f"{name!a}"
+            )
+
+
 def _dealt(
     part: str, images: int, shards: int, seed: int
 ) -> dict[str, list[int]]:
@@ -153,8 +165,7 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
     """Refuses to mix the shards of two conversions in a folder."""
     digest = hashlib.sha256()
     for images in (tree.train, tree.test):
-        for record in images.records:
-            digest.update(f"{record.name}\0{record.size}\n".encode())
+        images.update(digest)
     if (folder / CLASSES).exists() and not (folder / ORIGIN).exists():
         raise DataError(
             f"{folder} holds a {CLASSES} and no {ORIGIN}, so it is not of a "
@@ -205,7 +216,7 @@ def _examples(
             "image/format": b"JPEG" if data[:2] == b"\xff\xd8" else b"PNG",
             "image/height": size[0],
             "image/width": size[1],
-            "image/filename": record.name.encode(),
+            "image/filename": record.name.encode("utf-8", "surrogateescape"),
             "image/class/label": label + first_label,
             "image/class/text": classes[label].encode(),
         }

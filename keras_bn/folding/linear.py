@@ -22,7 +22,6 @@ from keras_bn.folding.affine import Affine, Array, Blocked, Layer
 
 layers = keras.layers
 
-_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _TRANSPOSED = (
     layers.Conv1DTranspose,
     layers.Conv2DTranspose,

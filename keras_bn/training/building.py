@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_bn import models
+from keras_bn.backend import execution
 from keras_bn.recipes import Recipe
 
 
@@ -26,6 +27,10 @@ def build_model(
             loss=[
                 keras.losses.SparseCategoricalCrossentropy(from_logits=True)
                 for _ in model.outputs
+            ],
+            loss_weights=[
+                execution.AUXILIARY_WEIGHT if i else 1.0
+                for i, _ in enumerate(model.outputs)
             ],
             metrics=[["accuracy"] for _ in model.outputs],
             # Whoever calls `fit` on it gets Keras' default; ours is compiled

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -115,8 +115,9 @@ class Loop:
             interrupted=received[0] if received else 0,
         )
         if self._folder and self._checkpoints:
-            self._folder.write_result(result)
+            # The result comes last: a run that has one is complete.
             self._checkpoints.save(step)
+            self._folder.write_result(result)
         return result
 
     def _stops(self, received: list[int]) -> bool:
@@ -198,7 +199,7 @@ class Loop:
             before = step + int(bad[0])
             self._fail(f"the loss is {metrics[bad[0], 0]}", before)
 
-    def _fail(self, what: str, step: int, *, training: bool = True) -> None:
+    def _fail(self, what: str, step: int, *, training: bool = True) -> NoReturn:
         reasons = [
             f"{what} after {step} steps",
             *self._trace(step, training=training),
@@ -210,7 +211,7 @@ class Loop:
     def _trace(self, step: int, *, training: bool) -> list[str]:
         """Goes back to the last checkpoint and up to the bad step again."""
         alone = not strategies.several_processes(self._strategy)
-        if not self._checkpoints or not alone:
+        if not alone or not self._checkpoints or self._checkpoints.newest < 0:
             return []
         good = self._checkpoints.restore()
         most = self._recipe.steps_per_execution
