@@ -6,7 +6,31 @@ drawing a figure does not load TensorFlow.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.callbacks import (
+        CovarianceCallback as CovarianceCallback,
+        CovariateShiftCallback as CovariateShiftCallback,
+        CurvesCallback as CurvesCallback,
+        DashboardCallback as DashboardCallback,
+        GradientsCallback as GradientsCallback,
+        JacobianCallback as JacobianCallback,
+        LandscapeCallback as LandscapeCallback,
+        PercentilesCallback as PercentilesCallback,
+        watch as watch,
+    )
+    from analysis.inspection import inspect_model as inspect_model
+    from analysis.measures.covariance import (
+        covariance_spectrum as covariance_spectrum,
+    )
+    from analysis.measures.jacobian import (
+        jacobian_singular_values as jacobian_singular_values,
+        jacobian_spectrum as jacobian_spectrum,
+    )
+    from analysis.measures.percentiles import percentiles as percentiles
+    from analysis.probes import Probe as Probe
+    from analysis.spans import Span as Span
 
 _HOMES = {
     "CovarianceCallback": "analysis.callbacks",
@@ -27,24 +51,7 @@ _HOMES = {
     "watch": "analysis.callbacks",
 }
 
-__all__ = [
-    "CovarianceCallback",
-    "CovariateShiftCallback",
-    "CurvesCallback",
-    "DashboardCallback",
-    "GradientsCallback",
-    "JacobianCallback",
-    "LandscapeCallback",
-    "PercentilesCallback",
-    "Probe",
-    "Span",
-    "covariance_spectrum",
-    "inspect_model",
-    "jacobian_singular_values",
-    "jacobian_spectrum",
-    "percentiles",
-    "watch",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

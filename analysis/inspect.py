@@ -27,15 +27,13 @@ from absl import flags
 
 from analysis import inspection, probes
 from analysis.callbacks.sets import PRESETS
-from analysis.figures import inspection as pictures
-from analysis.figures import style
+from analysis.figures import inspection as pictures, style
 from analysis.readings import Readings
-from keras_bn import data as datasets
-from keras_bn import run_folder
+from keras_bn import data as datasets, saved_models
 from keras_bn.command_line import Command
 from keras_bn.data import files
 from keras_bn.data.images import PROBE
-from keras_bn.errors import ExpectedError
+from keras_bn.environment import devices, environment
 from keras_bn.writing import write_json
 
 FLAGS = flags.FLAGS
@@ -82,7 +80,7 @@ def inspect_file(
         ExpectedError: If a file cannot be read.
     """
     path = Path(model_file)
-    model = load_model(path)
+    model = saved_models.load(path, compiled=True)
     readings = inspection.inspect_model(
         model,
         probe=load_probe(data, model, examples=options.get("examples")),
@@ -96,22 +94,6 @@ def inspect_file(
     folder = Path(output or f"{path.with_suffix('')}-inspection")
     write(folder, readings, model=path.name, data=data, seed=seed)
     print(f"Written: {folder}")
-
-
-def load_model(path: Path) -> keras.Model:
-    """The model of a `.keras` file, compiled if it can be.
-
-    Raises:
-        ExpectedError: If the file cannot be read.
-    """
-    try:
-        try:
-            return keras.models.load_model(path)
-        except TypeError:  # a loss or metric that Keras does not know
-            return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises anything on a broken file.
-        reason = str(error) or type(error).__name__
-        raise ExpectedError(f"{path}: {reason}") from error
 
 
 def load_probe(
@@ -152,12 +134,11 @@ def load_probe(
 def write(folder: Path, readings: Readings, **about: Any) -> None:
     """Writes `inspection.json` and a picture per measure."""
     folder.mkdir(parents=True, exist_ok=True)
-    device = ", ".join(keras.distribution.list_devices())
     write_json(
         folder / "inspection.json",
         {
             **about,
-            "environment": run_folder.environment(device=device),
+            "environment": environment(device=devices()),
             "numbers": dict(readings.numbers),
             "distributions": {
                 tag: values.tolist()

@@ -11,11 +11,10 @@ from analysis.callbacks import sets
 from analysis.readings import Readings
 from analysis.text import text_table
 
-#: Covariate shift is that of a step, of which there is none.
-MEASURES = tuple(name for name in sets.MEASURES if name != "covariate_shift")
-
-#: What they say, or part of it, needs targets and a model that is compiled.
-_OF_THE_LOSS = ("gradients", "landscape")
+#: Those of a step are left out, as there is none.
+MEASURES = tuple(
+    name for name, measure in sets.MEASURES.items() if not measure.needs_a_step
+)
 
 
 def inspect_model(
@@ -63,7 +62,7 @@ def inspect_model(
         if whole.targets is None:
             lacking = "the probe has no targets"
         for name in sizes:
-            if name in _OF_THE_LOSS:
+            if sets.MEASURES[name].takes_gradients:
                 readings.text(
                     summaries.tag("missing", name, "network"),
                     f"{lacking}, so there is no loss to take gradients of",

@@ -34,12 +34,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2
-from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.custom_scalar import (
+    layout_pb2,
+    summary as custom_scalar,
+)
 from tensorboard.plugins.histogram import summary_v2 as histogram
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-from tensorboard.plugins.hparams import metadata as hparams_metadata
-from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.plugins.hparams import (
+    api_pb2,
+    metadata as hparams_metadata,
+    plugin_data_pb2,
+    summary_v2 as hparams,
+)
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import summary_v2 as text

@@ -35,6 +35,7 @@ from scipy.special import softmax
 import keras_bn
 from benchmarks import measure
 from keras_bn import folding, structure
+from keras_bn.dtypes import default_policy
 
 FLAGS = flags.FLAGS
 
@@ -125,17 +126,13 @@ def measure_one(name: str) -> dict[str, Any]:
 
 def in_float64(name: str, model: keras.Model, x: Any) -> dict[str, Any]:
     """What float32 rounds off, and the comparisons without that."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
-    try:
+    with default_policy("float64"):
         twin = build(name)
         twin.set_weights(model.get_weights())
         return {
             "rounding": compare(model, twin, x),
             "float64": comparisons(twin, keras_bn.fold(twin), x),
         }
-    finally:
-        keras.config.set_dtype_policy(policy)
 
 
 def comparisons(

@@ -11,13 +11,13 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from keras_bn.environment import commit
 from keras_bn.writing import write_json
 
 Result = TypeVar("Result")
@@ -69,11 +69,8 @@ def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
 
 def environment() -> dict[str, Any]:
     """What the figures depend on: commit, versions, processor."""
-    commit = _git("describe", "--always") or "unknown"
-    # Results written before are no change of what is measured.
-    changed = _git("status", "--porcelain", "-uno", "--", ":!docs")
     return {
-        "commit": commit + "-dirty" * bool(changed),
+        "commit": commit(),
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
@@ -87,14 +84,6 @@ def write(path: str | Path, results: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {"environment": environment(), "results": results}
     write_json(path, contents)
-
-
-def _git(*arguments: str) -> str:
-    """What git prints; nothing where there is no repository."""
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
 
 
 def _processor() -> str:

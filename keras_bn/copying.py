@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies a model with other layers in some places."""
 
-import contextlib
 import inspect
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -13,6 +12,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils.python_utils import is_default
 
 from keras_bn import structure
+from keras_bn.dtypes import default_policy
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 
@@ -263,8 +263,9 @@ def _from_config(layer: Layer) -> Layer:
         if isinstance(layer, keras.Model) and is_default(layer.get_config):
             _require_no_arguments(names - _OF_EVERY_LAYER)
         config = layer.get_config()
+        policy = getattr(layer, "dtype_policy", keras.config.dtype_policy())
         # What is in memory already needs no guard against foreign code.
-        with SafeModeScope(safe_mode=False), _policy_of(layer):
+        with SafeModeScope(safe_mode=False), default_policy(policy):
             made = kind.from_config(
                 {k: v for k, v in config.items() if k not in refused}
             )
@@ -277,17 +278,6 @@ def _from_config(layer: Layer) -> Layer:
     if "name" in refused:
         made.name = layer.name
     return made
-
-
-@contextlib.contextmanager
-def _policy_of(layer: Layer) -> Iterator[None]:
-    """Layers without a dtype policy of their own get this layer's."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(getattr(layer, "dtype_policy", before))
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _require_no_arguments(names: Collection[str]) -> None:

@@ -12,8 +12,13 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_bn import arguments, moving_averages, ops, virtual_batches
-from keras_bn import renorm as batch_renorm
+from keras_bn import (
+    arguments,
+    moving_averages,
+    ops,
+    renorm as batch_renorm,
+    virtual_batches,
+)
 
 Tensor = Any
 

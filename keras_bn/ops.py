@@ -12,9 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_bn.arguments import integers
-from keras_bn.backend import activations, compiling
-from keras_bn.backend import tensorflow as backend
+from keras_bn.arguments import integers, one_of
+from keras_bn.backend import activations, compiling, tensorflow as backend
 
 Tensor = Any
 
@@ -242,10 +241,7 @@ def away_from_zero(gamma: Tensor) -> Tensor:
 
 def checked_activation(activation: str, *, keeps: str) -> str:
     """`activation`; raises `ValueError` as `batch_norm` says."""
-    if keeps not in ("input", "output"):
-        raise ValueError(
-            f"keeps must be one of input, output. Received: keeps={keeps}"
-        )
+    one_of("keeps", keeps, ("input", "output"))
     allowed = fused_activations(invertible=keeps == "output")
     if activation not in allowed:
         raise ValueError(

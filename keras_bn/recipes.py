@@ -21,14 +21,37 @@ _MOST = 2**31 - 1
 
 
 def _field(
-    default: Any, description: str, *, model: str = "", **rule: Any
+    default: Any,
+    description: str,
+    *,
+    model: str = "",
+    hyperparameter: bool = True,
+    free: bool = False,
+    **rule: Any,
 ) -> Any:  # `Any`, as for dataclasses.field
-    """A field; with `model`, one that means something to that model only."""
+    """A field of a recipe.
+
+    Args:
+        default: Its value, of the type that all have.
+        description: For `--help`.
+        model: The only model to which it means something, if so.
+        hyperparameter: Whether it decides what is learnt; the others only how
+            fast, and what is recorded.
+        free: Whether a run that goes on may change it: it decides how long,
+            where and in what portions is computed, not what.
+        **rule: What it allows: `choices`, or bounds as of `_BOUNDS`.
+    """
     if model:
         description = f"of {model}: {description}"
     return dataclasses.field(
         default=default,
-        metadata={"help": description, "model": model, "rule": rule},
+        metadata={
+            "help": description,
+            "model": model,
+            "hyperparameter": hyperparameter,
+            "free": free,
+            "rule": rule,
+        },
     )
 
 
@@ -119,14 +142,20 @@ class Recipe:
         "none",
         "of the colours of training images",
         choices=("none", "weak", "strong"),
+        model="inception",
     )
     shuffle: str = _field(
         "all",
         "mix all examples, those within each shard, or only the shards",
         choices=("all", "within", "shards"),
+        model="inception",
     )
     steps: int = _field(
-        50_000, "training steps, a batch each", at_least=1, at_most=_MOST
+        50_000,
+        "training steps, a batch each",
+        at_least=1,
+        at_most=_MOST,
+        free=True,
     )
     batch_size: int = _field(
         60, "examples in a batch", at_least=1, at_most=_MOST
@@ -161,6 +190,7 @@ class Recipe:
         "steps between two looks at the test examples",
         at_least=1,
         at_most=_MOST,
+        hyperparameter=False,
     )
     population_statistics: int = _field(
         0,
@@ -180,25 +210,41 @@ class Recipe:
             "covariate_shift",
             "landscape",
         ),
+        hyperparameter=False,
     )
     measure_every: int = _field(
-        500, "steps between two measurements", at_least=1, at_most=_MOST
+        500,
+        "steps between two measurements",
+        at_least=1,
+        at_most=_MOST,
+        hyperparameter=False,
     )
     checkpoint_every: int = _field(
-        10_000, "steps between two checkpoints", at_least=1, at_most=_MOST
+        10_000,
+        "steps between two checkpoints",
+        at_least=1,
+        at_most=_MOST,
+        hyperparameter=False,
+        free=True,
     )
     steps_per_execution: int = _field(
         1000,
         "most steps that run before Python looks; never past a scheduled one",
         at_least=1,
         at_most=100_000,
+        hyperparameter=False,
+        free=True,
     )
-    jit_compile: bool = _field(True, "compile the training step with XLA")
+    jit_compile: bool = _field(
+        True, "compile the training step with XLA", hyperparameter=False
+    )
     strategy: str = _field(
         "one_device",
         "where to train: on one device, on all of this machine, or on all "
         "machines that TF_CONFIG names",
         choices=("one_device", "mirrored", "multiworker"),
+        hyperparameter=False,
+        free=True,
     )
     replicas: int = _field(
         0,
@@ -206,6 +252,8 @@ class Recipe:
         "is split into as many",
         at_least=0,
         at_most=10_000,
+        hyperparameter=False,
+        free=True,
     )
     mixed_precision: str = _field(
         "none",
@@ -239,9 +287,17 @@ class Recipe:
         }
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The fields that decide what is learnt; the others only how fast."""
-        fields = dataclasses.asdict(self)
-        return {name: fields[name] for name in _HYPERPARAMETERS}
+        """The fields that decide what is learnt; first what tells apart."""
+        names = dict.fromkeys([*_TOLD_APART, *_flagged("hyperparameter")])
+        return {name: getattr(self, name) for name in names}
+
+    def conflicts(self, other: "Recipe") -> list[str]:
+        """The fields in which it may not go on as the other one."""
+        return [
+            name
+            for name in _flagged("free", value=False)
+            if getattr(self, name) != getattr(other, name)
+        ]
 
     def to_json(self) -> str:
         """The fields as indented JSON."""
@@ -268,36 +324,17 @@ class Recipe:
         return cls(**values)
 
 
-# What tells runs apart comes first: TensorBoard shows the first five.
-_HYPERPARAMETERS = (
-    "recipe",
-    "norm",
-    "learning_rate",
-    "dataset",
-    "seed",
-    "model",
-    "activation",
-    "momentum",
-    "learning_rate_decay",
-    "learning_rate_decay_steps",
-    "batch_size",
-    "steps",
-    "weight_stddev",
-    "initial_weight_scale",
-    "width",
-    "depth",
-    "dropout",
-    "l2",
-    "local_response_normalization",
-    "table",
-    "auxiliary_head",
-    "per_activation_blocks",
-    "distortion",
-    "shuffle",
-    "image_size",
-    "population_statistics",
-    "mixed_precision",
-)
+#: TensorBoard shows the first five.
+_TOLD_APART = ("recipe", "norm", "learning_rate", "dataset", "seed")
+
+
+def _flagged(flag: str, *, value: bool = True) -> list[str]:
+    """Names of the fields with this value of a flag of `_field`."""
+    return [
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if field.metadata[flag] is value
+    ]
 
 
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {

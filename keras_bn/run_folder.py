@@ -18,15 +18,12 @@ import datetime
 import fcntl
 import fnmatch
 import json
-import os
-import platform
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from keras_bn._version import __version__
+from keras_bn.environment import environment
 from keras_bn.errors import ExpectedError
 from keras_bn.recipes import Recipe
 from keras_bn.writing import TEMPORARY, write_json
@@ -60,17 +57,6 @@ class RunFolderError(ExpectedError):
     """A run folder that cannot be opened as asked."""
 
 
-#: Fields that a run may change where it goes on: they decide how long, where
-#: and in what portions it is computed, not what.
-FREE_TO_CHANGE = (
-    "steps",
-    "strategy",
-    "replicas",
-    "steps_per_execution",
-    "checkpoint_every",
-)
-
-
 class RunFolder:
     """An opened run folder; make one with `open_run_folder`."""
 
@@ -82,10 +68,6 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
-
-    def events(self, part: str) -> Path:
-        """Folder of event files: `train`, `validation` or `analysis`."""
-        return self.path / part
 
     @property
     def recipe_file(self) -> Path:
@@ -170,6 +152,14 @@ class RunFolder:
             },
         )
 
+    def read_result(self) -> dict[str, Any]:
+        """What `result.json` says; empty if it is missing or damaged."""
+        try:
+            contents = json.loads((self.path / _RESULT).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return contents if isinstance(contents, dict) else {}
+
     def delete_replaced(self) -> None:
         """Deletes the run that this one replaces, if there is one.
 
@@ -197,7 +187,7 @@ def open_run_folder(
         path: The folder.
         recipe: The recipe about to run.
         resume: Go on with the run that lies there (or start, if none does).
-            Its recipe must be the same but for `FREE_TO_CHANGE`.
+            Its recipe must not conflict with that one.
         overwrite: Replace the run that lies there. It is put aside, and
             comes back unless `delete_replaced` was called.
 
@@ -336,30 +326,12 @@ def _check_goes_on(folder: RunFolder, asked: Recipe, *, resume: bool) -> None:
             "--overwrite, or choose another --run_name"
         )
     there = folder.read_recipe()
-    fields = [field.name for field in dataclasses.fields(Recipe)]
     different = [
         f"{name}={getattr(there, name)} there, {getattr(asked, name)} asked"
-        for name in fields
-        if name not in FREE_TO_CHANGE
-        and getattr(there, name) != getattr(asked, name)
+        for name in there.conflicts(asked)
     ]
     if different:
         raise RunFolderError(
             f"the run in {folder.path} has another recipe: "
             f"{'; '.join(different)}"
         )
-
-
-def environment(*, device: str) -> dict[str, Any]:
-    """What figures depend on: device, platform, versions."""
-    names = ("tensorflow", "keras", "numpy")
-    return {
-        "device": device,
-        "cpu_count": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {
-            "keras_bn": __version__,
-            **{name: metadata.version(name) for name in names},
-        },
-    }

@@ -39,8 +39,7 @@ from analysis.claims.claim import Setting
 from analysis.claims.registry import CLAIMS
 from analysis.claims.runs import Runs, run_name
 from keras_bn.recipes import Recipe
-from tests.reference import batch_norm as reference
-from tests.reference import population
+from tests.reference import batch_norm as reference, population
 
 SEEDS = (0, 1, 2)
 

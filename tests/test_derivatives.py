@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from keras_bn import BatchNormalization
 from tests import layers
-from tests.reference import batch_norm
-from tests.reference import layer as reference
+from tests.reference import batch_norm, layer as reference
 
 SHAPE = (6, 3)
 #: Options of the layer and the mask, each differentiated in its own way.

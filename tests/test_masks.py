@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from keras_bn import BatchNormalization
 from tests import layers
-from tests.reference import batch_norm
-from tests.reference import layer as reference
+from tests.reference import batch_norm, layer as reference
 
 #: shape of the input, shape of the mask, axis
 CASES = {

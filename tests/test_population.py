@@ -11,8 +11,7 @@ import keras_bn
 from keras_bn import structure
 from keras_bn.statistics import POOLINGS
 from tests import networks
-from tests.reference import batch_norm
-from tests.reference import population as reference
+from tests.reference import batch_norm, population as reference
 
 KERAS, OURS = networks.NORMS
 ORACLES = {"paper": reference.paper, "exact": reference.exact}

@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
-from keras_bn import recipes
+from analysis.callbacks import sets
+from keras_bn import data, recipes
+from keras_bn.data import arrays, augment
+from keras_bn.models import blocks
+from keras_bn.models.inception import BLOCKS, SMALLEST_MAPS, TABLES
 from keras_bn.recipes import Recipe
 
 
@@ -219,3 +223,22 @@ def test_recipes_need_the_standard_library_only():
         "assert not {'numpy', 'keras', 'tensorflow'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True)
+
+
+def test_choices_are_those_that_there_are():
+    """Recipes know the standard library only, so they list them again."""
+    fields = {f.name: f.metadata["rule"] for f in dataclasses.fields(Recipe)}
+    definitions = {
+        "norm": blocks.NORMALIZATIONS,
+        "table": TABLES,
+        "per_activation_blocks": [block.name for block in BLOCKS],
+        "distortion": augment.DISTORTIONS,
+        "shuffle": arrays.SHUFFLES,
+        "measures": sets.MEASURES,
+    }
+    for name, definition in definitions.items():
+        assert fields[name]["choices"] == tuple(definition), name
+    assert fields["image_size"]["at_least"] == SMALLEST_MAPS
+    with pytest.raises(ValueError, match="dataset must be one of") as error:
+        data.load("none")
+    assert ", ".join(fields["dataset"]["choices"]) in str(error.value)

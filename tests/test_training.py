@@ -10,7 +10,7 @@ import pytest
 
 from analysis import callbacks, event_file, summaries
 from keras_bn import training
-from keras_bn.backend import checkpoints, execution
+from keras_bn.backend import checkpoints, diagnosis
 from keras_bn.data.arrays import BatchOrder
 from keras_bn.run_folder import RunFolder
 from keras_bn.training import signals
@@ -255,7 +255,7 @@ def test_without_a_whole_checkpoint_there_is_one_clear_error(
             folder=folder,
             callbacks=[
                 callbacks.CurvesCallback(
-                    *(summaries.Writer(folder.events(part)) for part in "ab")
+                    *(summaries.Writer(tmp_path / part) for part in "ab")
                 )
             ],
         )
@@ -444,7 +444,7 @@ def test_the_first_layer_that_is_not_finite_is_named(
     if layer:
         kernel = model.get_layer(layer).kernel
         kernel.assign(np.full(kernel.shape, value))
-    found = execution.first_bad_layer(model, tiny_dataset.x_train[:20])
+    found = diagnosis.first_bad_layer(model, tiny_dataset.x_train[:20])
     assert found == message
 
 
@@ -480,8 +480,3 @@ def test_description_names_recipe_and_size(tiny_recipe, tiny_dataset):
 def test_a_batch_that_is_too_large_is_refused(tiny_recipe, tiny_dataset):
     with pytest.raises(ValueError, match="Received: batch_size=201"):
         training.check(tiny_recipe.replace(batch_size=201), tiny_dataset)
-
-
-def test_run_folder_paths(tmp_path):
-    folder = RunFolder(tmp_path)
-    assert folder.events("train") == tmp_path / "train"

@@ -15,6 +15,8 @@ from analysis.callbacks.landscape import LandscapeCallback as LandscapeCallback
 from analysis.callbacks.percentiles import (
     PercentilesCallback as PercentilesCallback,
 )
-from analysis.callbacks.sets import PRESETS as PRESETS
-from analysis.callbacks.sets import for_run as for_run
-from analysis.callbacks.sets import watch as watch
+from analysis.callbacks.sets import (
+    PRESETS as PRESETS,
+    for_run as for_run,
+    watch as watch,
+)

@@ -114,6 +114,10 @@ class MeasureCallback(StepCallback):
         schedule: The steps at which it wants to be called.
         how_to_read: What the dashboard says of its charts, in Markdown.
         examples: How many examples are plenty.
+        takes_gradients: Whether it takes gradients of the loss if the probe
+            has targets.
+        needs_targets: Whether it says nothing without.
+        needs_a_step: Whether it compares before and after a step.
         blocks: What is looked at, once training has begun.
         missing: Of the last look, which layers were not measured, and why.
 
@@ -125,6 +129,9 @@ class MeasureCallback(StepCallback):
     measure = ""
     how_to_read = ""
     examples = 1000
+    takes_gradients = False
+    needs_targets = False
+    needs_a_step = False
 
     def __init__(
         self,
@@ -171,9 +178,12 @@ class MeasureCallback(StepCallback):
         """Finds the blocks in `self.model` and compiles what is needed.
 
         Raises:
-            ValueError: If the model lacks the layers or refuses the probe.
+            ValueError: If the model lacks the layers or refuses the probe, or
+                the probe lacks targets.
         """
         try:
+            if self.needs_targets and self.probe.targets is None:
+                raise ValueError("the probe needs targets. Received: none")
             self.blocks = self.find_blocks()
             self.prepare()
         except ValueError as error:

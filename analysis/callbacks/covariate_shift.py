@@ -42,12 +42,7 @@ How one step changes what each layer sees, with its own weights held still.
 the moments of the layer's inputs move. `cosine` is what that means for
 learning (arXiv 1805.11604): 1 if the layer's gradient stays what it was when
 the layers below take their step, 0 if it turns by a right angle."""
-
-    def find_blocks(self) -> list[Any]:
-        """Also checks that there is a loss to take gradients of."""
-        if self.probe.targets is None:
-            raise ValueError("the probe needs targets. Received: none")
-        return super().find_blocks()
+    takes_gradients = needs_targets = needs_a_step = True
 
     def prepare(self) -> None:
         """Compiles the gradient, and the model up to the layers' inputs."""

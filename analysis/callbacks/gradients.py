@@ -35,6 +35,7 @@ one step over that of the weights: near .001 is common, much more throws the
 layer about, much less and it hardly learns. With normalization, weights may
 grow (`growth` since the start) without harm, as larger weights get smaller
 gradients (section 3.3 of the paper)."""
+    takes_gradients = True
 
     def prepare(self) -> None:
         """Compiles the gradient; finds how large the weights were at first."""

@@ -36,6 +36,7 @@ the range of losses there, the line the loss now. A narrow band and a small
 `smoothness` (how fast the gradient changes per distance) mean that the
 gradient stays a good guide for larger steps (arXiv 1805.11604)."""
     examples = 256
+    takes_gradients = needs_targets = True
 
     def __init__(
         self,
@@ -49,8 +50,6 @@ gradient stays a good guide for larger steps (arXiv 1805.11604)."""
 
     def find_blocks(self) -> list[structure.Block]:
         """None: the whole network is looked at."""
-        if self.probe.targets is None:
-            raise ValueError("the probe needs targets. Received: none")
         return []
 
     def prepare(self) -> None:

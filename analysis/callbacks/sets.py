@@ -22,6 +22,7 @@ from analysis.callbacks.jacobian import JacobianCallback
 from analysis.callbacks.landscape import LandscapeCallback
 from analysis.callbacks.percentiles import PercentilesCallback
 from analysis.schedules import Schedule
+from keras_bn.arguments import one_of
 from keras_bn.recipes import Recipe
 
 MEASURES: dict[str, type[MeasureCallback]] = {
@@ -38,9 +39,6 @@ MEASURES: dict[str, type[MeasureCallback]] = {
 
 #: However large they are, statistics need some examples.
 FEWEST = 64
-
-#: Measures that take gradients of the loss and so need targets.
-_OF_THE_LOSS = ("covariate_shift", "landscape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +146,7 @@ def watch(
 
 def find_preset(name: str) -> Preset:
     """The preset of that name; `ValueError` if there is none."""
-    if name not in PRESETS:
-        raise ValueError(
-            f"preset must be one of {', '.join(PRESETS)}. "
-            f"Received: preset={name}"
-        )
-    return PRESETS[name]
+    return PRESETS[one_of("preset", name, tuple(PRESETS))]
 
 
 def parts(
@@ -181,7 +174,7 @@ def parts(
     return {
         name: whole.part(int(min(size, most)), seed=seed)
         for name, size in sizes.items()
-        if whole.targets is not None or name not in _OF_THE_LOSS
+        if whole.targets is not None or not MEASURES[name].needs_targets
     }
 
 

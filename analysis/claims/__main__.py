@@ -16,7 +16,6 @@ import contextlib
 import logging
 import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -144,30 +143,17 @@ def _progress(line: str) -> None:
 
 
 def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    import keras
-
-    from keras_bn import run_folder
+    from keras_bn.environment import commit, devices, environment
     from keras_bn.writing import write_json
 
-    device = ", ".join(keras.distribution.list_devices())
     contents = {
-        "environment": run_folder.environment(device=device),
-        "commit": _commit(),
+        "environment": environment(device=devices()),
+        "commit": commit(),
         "full": FLAGS.full,
         "seed": FLAGS.seed,
         "results": rows,
     }
     write_json(path, contents)
-
-
-def _commit() -> str:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 """Runs that several claims look at: each is trained once and found again."""
 
 import functools
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -96,10 +95,10 @@ def _is_complete(folder: run_folder.RunFolder, recipe: Recipe) -> bool:
     """Whether the run of this very recipe came to its end."""
     try:
         there = folder.read_recipe()
-        result = json.loads((folder.path / "result.json").read_text("utf-8"))
-    except (run_folder.RunFolderError, OSError, ValueError):
+    except run_folder.RunFolderError:
         return False
-    return there == recipe and result["steps"] == recipe.steps
+    steps = folder.read_result().get("steps")
+    return there == recipe and steps == recipe.steps
 
 
 def run_name(recipe: Recipe) -> str:

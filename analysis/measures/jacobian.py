@@ -29,6 +29,7 @@ from analysis import autodiff, spans, structure
 from analysis.measures import lanczos, spectra
 from analysis.measures.operators import JacobianOperator
 from analysis.measures.spectra import Method, Spectrum, Which
+from keras_bn.arguments import one_of
 
 Array = NDArray[np.floating[Any]]
 Mode = Literal["inference", "batch"]
@@ -144,7 +145,7 @@ class Jacobian:
         *,
         mode: Mode = "inference",
     ) -> None:
-        _one_of("mode", mode, ("inference", "batch"))
+        one_of("mode", mode, ("inference", "batch"))
         self._coupled = mode == "batch"
         function = _as_function(function_or_layer, training=self._coupled)
         self._products = autodiff.Products(function)
@@ -318,8 +319,8 @@ def _at_the_inputs(
 
 
 def _check(k: int | None, which: str, method: str) -> None:
-    _one_of("which", which, ("largest", "smallest", "both"))
-    _one_of("method", method, ("auto", "exact", "iterative", "lanczos"))
+    one_of("which", which, ("largest", "smallest", "both"))
+    one_of("method", method, ("auto", "exact", "iterative", "lanczos"))
     if k is not None and k < 1:
         raise ValueError(f"k must be >= 1. Received: k={k}")
     if method == "iterative" and k is None:
@@ -336,12 +337,4 @@ def _check_finite(values: Array) -> None:
         raise ValueError(
             "a Jacobian must be finite to have singular values. Received: "
             "one with values that are not"
-        )
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(allowed)}. "
-            f"Received: {name}={value}"
         )

@@ -23,8 +23,6 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 METRICS = ("loss", "accuracy")
 #: What is raised where memory, of whatever device, is not enough.
 OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-#: What `first_bad_layer` calls the inputs.
-BATCH = "the batch itself"
 #: The share of an auxiliary head in the loss (Szegedy et al. 2014).
 AUXILIARY_WEIGHT = 0.3
 
@@ -235,10 +233,7 @@ def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
 
     def train_step(x: Tensor, y: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
-            losses, correct = _examples(model, x, y, training=True)
-            size = tf.cast(tf.shape(y)[0], losses.dtype)
-            penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
-            loss = tf.reduce_sum(losses) + size * penalty
+            loss, correct, size = _sums(model, x, y, training=True)
             scaled = model.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, weights)
         sums = replicas.total(tf.stack([loss, correct, size]))
@@ -253,57 +248,31 @@ def make_test_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
     """Sums of loss and accuracy, and the number, of a batch's examples."""
 
     def test_step(x: Tensor, y: Tensor) -> Tensor:
-        losses, correct = _examples(model, x, y, training=False)
-        size = tf.cast(tf.shape(y)[0], losses.dtype)
-        penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
-        loss = tf.reduce_sum(losses) + size * penalty
-        return replicas.total(tf.stack([loss, correct, size]))
+        sums = _sums(model, x, y, training=False)
+        return replicas.total(tf.stack(sums))
 
     return test_step
 
 
-def first_bad_layer(
-    model: keras.Model, x: Tensor, *, training: bool = True
-) -> str:
-    """What first is not finite on the way of a batch through a model.
-
-    Args:
-        model: The model.
-        x: The batch.
-        training: Whether the model runs in training mode.
-
-    Returns:
-        `BATCH`, or words that name a layer, or the loss.
-    """
-    if not _finite(x):
-        return BATCH
-    layers = model.layers[1:]
-    outputs = keras.Model(model.inputs[0], [layer.output for layer in layers])
-    for layer, output in zip(
-        layers, outputs(x, training=training), strict=True
-    ):
-        if not all(map(_finite, layer.weights)):
-            return f"the weights of {layer.name}"
-        if not _finite(output):
-            return f"the output of {layer.name}"
-    return "the loss"
-
-
-def _finite(tensor: Any) -> bool:
-    return bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(tensor))))
-
-
-def _examples(
+def _sums(
     model: keras.Model, x: Tensor, y: Tensor, *, training: bool
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each example, and how many are classified right."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a batch: the loss, how many are classified right, how many there are.
+
+    The loss is that of all examples together, with the model's penalties as
+    often.
+    """
     logits, *auxiliary = tf.nest.flatten(model(x, training=training))
     losses = _cross_entropy(y, logits)
     if training:
         for head in auxiliary:
             losses += AUXILIARY_WEIGHT * _cross_entropy(y, head)
     right = tf.equal(tf.argmax(logits, -1, output_type=y.dtype), y)
-    return losses, tf.reduce_sum(tf.cast(right, losses.dtype))
+    correct = tf.reduce_sum(tf.cast(right, losses.dtype))
+    size = tf.cast(tf.shape(y)[0], losses.dtype)
+    # The layers' losses are those of this call.
+    penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
+    return tf.reduce_sum(losses) + size * penalty, correct, size
 
 
 def _cross_entropy(y: Tensor, logits: Tensor) -> Tensor:

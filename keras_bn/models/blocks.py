@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_bn import arguments
 from keras_bn.backend import strategies
 from keras_bn.layer import BatchNormalization
 
@@ -33,6 +34,7 @@ def normalization(
     Raises:
         ValueError: If `norm` is none of them.
     """
+    arguments.one_of("norm", norm, NORMALIZATIONS)
     if norm == "batch":
         return BatchNormalization(
             synchronized=True, activation=activation, name=name
@@ -46,12 +48,7 @@ def normalization(
         return keras.layers.BatchNormalization(
             synchronized=strategies.several_replicas(), name=name
         )
-    if norm == "none":
-        return None
-    raise ValueError(
-        f"norm must be one of {', '.join(NORMALIZATIONS)}. "
-        f"Received: norm={norm}"
-    )
+    return None
 
 
 def dense(
@@ -64,11 +61,9 @@ def dense(
     seed: int,
     name: str,
 ) -> Any:
-    """`activation(BN(W x))`, the paper's placement (section 3.2).
+    """`normalized` for a dense layer, whose activation is a layer of its own.
 
-    The bias is dropped where normalization follows, as its mean is taken off
-    again and `beta` does its work. The activation layer carries `name`, so
-    what is measured of the block appears under it.
+    So that whatever normalizes, runs differ in that alone.
 
     Args:
         x: Symbolic tensor `[N, features]`.
@@ -82,16 +77,18 @@ def dense(
     Returns:
         Symbolic tensor `[N, units]`.
     """
-    normalize = normalization(norm, name=f"{name}_norm")
-    x = keras.layers.Dense(
-        units,
-        use_bias=normalize is None,
-        kernel_initializer=gaussian(stddev, seed),
-        name=f"{name}_linear",
-    )(x)
-    if normalize is not None:
-        x = normalize(x)
-    return keras.layers.Activation(activation, name=name)(x)
+
+    def linear(use_bias: bool) -> keras.layers.Layer:
+        return keras.layers.Dense(
+            units,
+            use_bias=use_bias,
+            kernel_initializer=gaussian(stddev, seed),
+            name=f"{name}_linear",
+        )
+
+    return normalized(
+        x, linear, norm=norm, activation=activation, name=name, fused=False
+    )
 
 
 def gaussian(stddev: float, seed: int) -> keras.initializers.Initializer:
@@ -106,8 +103,12 @@ def normalized(
     norm: str,
     activation: str,
     name: str,
+    fused: bool = True,
 ) -> Any:
-    """`activation(BN(W x))`, where ours is one layer with its activation.
+    """`activation(BN(W x))`, the paper's placement (section 3.2).
+
+    The bias is dropped where normalization follows, as its mean is taken off
+    again and `beta` does its work.
 
     Args:
         x: Symbolic tensor.
@@ -116,6 +117,7 @@ def normalized(
             of feature maps, elsewhere they are those of the feature.
         activation: Name of a Keras activation.
         name: Name of the block, carried by its last layer.
+        fused: Whether our layer applies the activation itself.
 
     Returns:
         Symbolic tensor.
@@ -123,7 +125,7 @@ def normalized(
     if norm == "per_activation" and len(x.shape) == 2:
         norm = "batch"
     x = linear(norm == "none")(x)
-    within = norm in ("batch", "per_activation")
+    within = fused and norm in ("batch", "per_activation")
     normalize = normalization(
         norm,
         name=name if within else f"{name}_norm",

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_bn.arguments import one_of
 from keras_bn.models import blocks
 
 #: Channels of the last two convolutions of the stem, and of the first.
@@ -334,10 +335,7 @@ def _check(
         raise ValueError(
             f"width must be finite and > 0. Received: width={width}"
         )
-    if table not in TABLES:
-        raise ValueError(
-            f"table must be one of {', '.join(TABLES)}. Received: table={table}"
-        )
+    one_of("table", table, tuple(TABLES))
     if not 0 <= dropout < 1:
         raise ValueError(
             f"dropout must be >= 0 and < 1. Received: dropout={dropout}"

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe in, a compiled model out."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_bn import models
 from keras_bn.backend import execution
+from keras_bn.dtypes import default_policy
 from keras_bn.recipes import Recipe
 
 
@@ -17,7 +17,10 @@ def build_model(
     recipe: Recipe, *, input_shape: Sequence[int], classes: int
 ) -> keras.Model:
     """The recipe's model, compiled."""
-    with _dtype_policy(recipe.mixed_precision):
+    policy: Any = keras.config.dtype_policy()
+    if recipe.mixed_precision != "none":
+        policy = f"mixed_{recipe.mixed_precision}"
+    with default_policy(policy):
         make = {"mlp": _mlp, "inception": _inception}[recipe.model]
         model = make(recipe, input_shape, classes)
         model.compile(
@@ -85,17 +88,6 @@ def _learning_rate(recipe: Recipe) -> Any:
         decay_rate=recipe.learning_rate_decay,
         staircase=True,
     )
-
-
-@contextlib.contextmanager
-def _dtype_policy(mixed_precision: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    if mixed_precision != "none":
-        keras.config.set_dtype_policy(f"mixed_{mixed_precision}")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def trainable_size(model: keras.Model) -> int:

@@ -16,7 +16,12 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
-from keras_bn.backend import checkpoints, execution, strategies
+from keras_bn.backend import (
+    checkpoints,
+    diagnosis,
+    execution,
+    strategies,
+)
 from keras_bn.errors import ExpectedError
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
@@ -217,10 +222,10 @@ class Loop:
         most = self._recipe.steps_per_execution
         for at in range(good, step, most):
             self._steps.train(at, min(most, step - at))
-        layer = execution.first_bad_layer(
+        layer = diagnosis.first_bad_layer(
             self._model, self._steps.batch(step), training=training
         )
-        if good == step and layer != execution.BATCH:
+        if good == step and layer != diagnosis.BATCH:
             # Its weights were finite when it was written, but lead nowhere.
             good = self._checkpoints.fall_back()
         return [

@@ -39,12 +39,6 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
             f"{name} means nothing to model={recipe.model}. Received: "
             f"{name}={value}"
         )
-    if not images and (recipe.shuffle, recipe.distortion) != ("all", "none"):
-        raise ValueError(
-            "shuffle must be all and distortion none for digits and mnist. "
-            f"Received: shuffle={recipe.shuffle}, "
-            f"distortion={recipe.distortion}"
-        )
     if recipe.replicas and recipe.strategy != "mirrored":
         raise ValueError(
             "replicas must be 0 unless strategy=mirrored. Received: "
