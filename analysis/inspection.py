@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from analysis import probes, schedules, summaries
+from analysis import probes, schedules, tags
 from analysis.callbacks import sets
 from analysis.readings import Readings
 from analysis.text import text_table
@@ -64,7 +64,7 @@ def inspect_model(
         for name in sizes:
             if sets.MEASURES[name].takes_gradients:
                 readings.text(
-                    summaries.tag("missing", name, "network"),
+                    tags.tag("missing", name, "network"),
                     f"{lacking}, so there is no loss to take gradients of",
                 )
         whole = probes.Probe(whole.inputs)
@@ -78,7 +78,9 @@ def inspect_model(
         )
         callback.set_model(model)
         callback.start()
-    for tag in [t for t in readings.numbers if t.endswith("/growth")]:
+    for tag in [
+        t for t in readings.numbers if tags.parts(t).statistic == "growth"
+    ]:
         del readings.numbers[tag]  # since the start of training: not known
     return readings
 
@@ -111,9 +113,10 @@ def _by_measure(
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for tag, value in numbers.items():
-        measure, layer, *rest, statistic = tag.split("/")
-        rows = found.setdefault(", ".join([measure, *rest]), {})
-        rows.setdefault(layer, {})[statistic] = value
+        of = tags.parts(tag)
+        under = [of.measure, *filter(None, of.condition.split("/"))]
+        rows = found.setdefault(", ".join(under), {})
+        rows.setdefault(of.layer, {})[of.statistic] = value
     return found
 
 

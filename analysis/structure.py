@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from analysis import autodiff
+from analysis import autodiff, tags
 from analysis.autodiff import Place
 from keras_bn.structure import sublayers
 
@@ -122,7 +122,7 @@ def operations(model: keras.Model) -> dict[str, keras.Operation]:
         name = operation.name if unique or not path else path
         # Layers of nested functional models share paths, and tags no slashes.
         name = _another(name, taken)
-        taken.add(_in_tags(name))
+        taken.add(tags.in_tag(name))
         named[name] = operation
     return named
 
@@ -130,13 +130,8 @@ def operations(model: keras.Model) -> dict[str, keras.Operation]:
 def _another(name: str, taken: Collection[str]) -> str:
     """The name, with a number if tags would take it for another's."""
     numbered = (f"{name}_{i}" for i in itertools.count(2))
-    return next(
-        x for x in itertools.chain([name], numbered) if _in_tags(x) not in taken
-    )
-
-
-def _in_tags(name: str) -> str:
-    return name.replace("/", "_")
+    names = itertools.chain([name], numbered)
+    return next(x for x in names if tags.in_tag(x) not in taken)
 
 
 def blocks(
@@ -196,7 +191,7 @@ def _named(
     found: dict[str, Block] = {}
     for layers, calls in calls_of.items():
         name = names[layers[-1] if ends[layers[-1]] == 1 else layers[0]]
-        name = _another(name, set(map(_in_tags, found)))
+        name = _another(name, set(map(tags.in_tag, found)))
         found[name] = Block(name, layers, calls)
     return found
 

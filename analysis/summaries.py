@@ -1,26 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only writer of event files; owner of the tags.
-
-A tag is `<measure>/<layer>/<statistic>`, with whatever the measure depends on
-(mode, unit) between layer and statistic:
-
-    percentiles/<layer>/p15                 all units of the layer pooled
-    percentiles/<layer>/unit<i>/p15         one unit
-    percentiles/<layer>/mean, std, skewness all units pooled
-    percentiles/<layer>/saturated, dead     shares of values and of units
-    jacobian/<layer>/<mode>/s1 ... s<k>     mean over the probe's examples
-    jacobian/<layer>/<mode>/mean_square     mean of s^2, likewise
-    jacobian/<layer>/<mode>/condition_number, isometry_distance
-                                            median, mean over the examples
-    jacobian/<layer>/<mode>/spectrum        histogram of all of them
-    covariance/<layer>/condition_number, whitening_distance, directions
-    covariance/<layer>/log10_spectrum       histogram of the eigenvalues' log
-    gradients/<layer>/norm
-    weights/<layer>/norm, growth, update_ratio
-    covariate_shift/<layer>/cosine, distance, mean_drift, std_drift
-    landscape/network/loss, loss_low, loss_high, gradient_change, smoothness
-    missing/<measure>/<layer>               text: what was not measured, why
-    loss, accuracy                          in train/ and validation/
+"""The only writer of event files.
 
 Events are written with TensorBoard's own records: TensorFlow's writers can be
 switched off by other callbacks.
@@ -56,16 +35,6 @@ _TICKED = 5
 _SCALAR = scalar_metadata.create_summary_metadata(
     display_name=None, description=None
 )
-
-
-def tag(measure: str, layer: str, *rest: str) -> str:
-    """The tag of one curve; slashes in a layer's name become underscores."""
-    return "/".join([measure, layer.replace("/", "_"), *rest])
-
-
-def percentile_name(q: float) -> str:
-    """`p15` for 15, `p2.5` for 2.5."""
-    return f"p{q:g}"
 
 
 class Writer:

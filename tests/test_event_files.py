@@ -12,7 +12,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from analysis import event_file, layout, readers, summaries
+from analysis import event_file, layout, readers, summaries, tags
 from analysis.table import Row, Run, Table
 from analysis.text import printable
 
@@ -44,9 +44,12 @@ def accumulated(folder):
 
 
 def test_tags_have_no_separators_in_names_of_layers():
-    assert summaries.tag("m", "block/a", "s") == "m/block_a/s"
-    assert summaries.percentile_name(2.5) == "p2.5"
-    assert summaries.percentile_name(15.0) == "p15"
+    assert tags.tag("m", "block/a", "s") == "m/block_a/s"
+    assert tags.parts("m/l/a/b/s") == ("m", "l", "a/b", "s")
+    assert tags.parts("m/l/s") == ("m", "l", "", "s")
+    assert tags.parts("loss") == ("loss", "", "", "")
+    assert tags.percentile_name(2.5) == "p2.5"
+    assert tags.percentile_name(15.0) == "p15"
 
 
 def test_tensorboard_reads_what_was_written(writer):

@@ -11,7 +11,7 @@ from analysis.measures import samples
 from analysis.measures.jacobian import jacobian_spectrum
 from analysis.readings import Readings
 from analysis.schedules import every
-from analysis.summaries import percentile_name
+from analysis.tags import percentile_name
 
 
 def read(callback, model, x, **options):

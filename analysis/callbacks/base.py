@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis import autodiff, probes, structure, summaries
+from analysis import autodiff, probes, structure, tags
 from analysis.layout import Category
 from analysis.readings import Sink
 from analysis.schedules import Schedule
@@ -221,7 +221,7 @@ class MeasureCallback(StepCallback):
 
     def tag(self, layer: str, *rest: str) -> str:
         """The tag of a curve of this measure."""
-        return summaries.tag(self.measure, layer, *rest)
+        return tags.tag(self.measure, layer, *rest)
 
     def _record(self) -> None:
         try:
@@ -233,7 +233,7 @@ class MeasureCallback(StepCallback):
         except Exception as error:
             self._note("all", error)
         for layer, reason in self.missing.items():
-            name = summaries.tag("missing", self.measure, layer)
+            name = tags.tag("missing", self.measure, layer)
             self._writer.text(name, reason, step=self.step)
         self.missing.clear()
         self._writer.flush()

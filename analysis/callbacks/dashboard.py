@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis import layout, summaries
+from analysis import layout, summaries, tags
 from analysis.callbacks.base import MeasureCallback, StepCallback
 
 
@@ -46,7 +46,7 @@ class DashboardCallback(StepCallback):
             page = layout.layout(m.category() for m in self._measures)
             self._writer.layout(page)
             for measure in self._measures:
-                name = summaries.tag("how_to_read", measure.measure)
+                name = tags.tag("how_to_read", measure.measure)
                 self._writer.text(name, measure.how_to_read)
             self._writer.flush()
         self._run_writer.open(0)

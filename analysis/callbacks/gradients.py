@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import autodiff, summaries
+from analysis import autodiff, tags
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import Array, UpdateCallback
 from analysis.layout import Category, Lines
@@ -76,7 +76,7 @@ gradients (section 3.3 of the paper)."""
         return Category(
             "Gradients and weights",
             [
-                Lines(title, [summaries.tag(m, b.name, s) for b in self.blocks])
+                Lines(title, [tags.tag(m, b.name, s) for b in self.blocks])
                 for title, (m, s) in charts.items()
                 if m == "weights" or self.probe.targets is not None
             ],
@@ -96,18 +96,18 @@ gradients (section 3.3 of the paper)."""
         weights = [now[i] for i in own]
         check_finite(*weights)
         size = gradients.norm(weights)
-        yield summaries.tag("weights", name, "norm"), size
+        yield tags.tag("weights", name, "norm"), size
         if self._first_norms[name]:
             growth = size / self._first_norms[name]
-            yield summaries.tag("weights", name, "growth"), growth
+            yield tags.tag("weights", name, "growth"), growth
         if self.before is not None:
             before = [self.before[i] for i in own]
             ratio = gradients.update_ratio(before, weights)
-            yield summaries.tag("weights", name, "update_ratio"), ratio
+            yield tags.tag("weights", name, "update_ratio"), ratio
 
     def _norms_at_the_start(self) -> dict[str, float]:
         """What the run wrote before it was interrupted."""
-        names = {summaries.tag("weights", n, "norm"): n for n in self.own}
+        names = {tags.tag("weights", n, "norm"): n for n in self.own}
         written = sorted(
             (step, tag, value)
             for tag, step, value in self._writer.scalars()

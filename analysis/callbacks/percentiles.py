@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis import autodiff, structure, summaries
+from analysis import autodiff, structure, tags
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Band, Category, Lines
 from analysis.measures import samples
@@ -119,7 +119,7 @@ looks cut."""
         """Two bands per block: all units, and one."""
         low, high = min(self._q), max(self._q)
         lines = (low, sorted(self._q)[len(self._q) // 2], high)
-        names = ", ".join(map(summaries.percentile_name, lines))
+        names = ", ".join(map(tags.percentile_name, lines))
         charts = [
             Band(
                 f"{number} {block.name}, {part[0] if part else 'all units'}: "
@@ -139,4 +139,4 @@ looks cut."""
         return Category("Percentiles", charts, overview)
 
     def _tag(self, block: structure.Block, q: float, *part: str) -> str:
-        return self.tag(block.name, *part, summaries.percentile_name(q))
+        return self.tag(block.name, *part, tags.percentile_name(q))

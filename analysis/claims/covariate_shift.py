@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from analysis import tags
 from analysis.claims import training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.runs import run_name
@@ -66,7 +67,7 @@ def measure(setting: Setting) -> Result:
 def values(table: Table, run: str, statistic: str) -> Iterator[float]:
     """Mean over the steps, for each layer."""
     for layer in LAYERS:
-        tag = f"covariate_shift/{layer}/{statistic}"
+        tag = tags.tag("covariate_shift", layer, statistic)
         yield float(np.mean(table.series(run, "analysis", tag)[1]))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import tags
 from analysis.figures import style
 from analysis.table import Table
 
@@ -62,20 +63,20 @@ def typical_unit_tags(table: Table, run: str) -> list[str]:
     Raises:
         KeyError: If the run has none.
     """
-    medians = [
-        tag
-        for tag in table.tags(run, "analysis")
-        if tag.startswith("percentiles/") and "/unit" in tag
-    ]
-    # hidden3 after hidden2: the deepest block has the last name.
-    units = sorted({tag.rsplit("/", 1)[0] for tag in medians}, key=_natural)
+    found = map(tags.parts, table.tags(run, "analysis"))
+    units = {
+        (of.layer, of.condition)
+        for of in found
+        if of.measure == "percentiles" and of.condition.startswith("unit")
+    }
     if not units:
         raise KeyError(f"run {run} has no percentiles of a single unit")
-    return [f"{units[-1]}/{name}" for name in PERCENTILES]
+    # hidden3 after hidden2: the deepest block has the last name.
+    layer, unit = max(units, key=lambda of: (_natural(of[0]), of[1]))
+    return [tags.tag("percentiles", layer, unit, name) for name in PERCENTILES]
 
 
-def _natural(name: str) -> tuple[str, int]:
-    layer = name.split("/")[1]
+def _natural(layer: str) -> tuple[str, int]:
     digits = layer[len(layer.rstrip("0123456789")) :]
     return layer.removesuffix(digits), int(digits or 0)
 
@@ -116,8 +117,8 @@ def _draw_accuracy(
 
 
 def _draw_percentiles(axes: Axes, table: Table, run: str, title: str) -> None:
-    tags = typical_unit_tags(table, run)
-    for tag, name, color in zip(tags, PERCENTILES, SHADES, strict=True):
+    curves = typical_unit_tags(table, run)
+    for tag, name, color in zip(curves, PERCENTILES, SHADES, strict=True):
         steps, values = table.series(run, "analysis", tag)
         axes.plot(steps, values, color=color)
         style.label_end(axes, steps[-1], values[-1], name, color)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from analysis import tags
 from analysis.figures import style
 
 #: Percentages of a distribution: its ends, its middle half, its median.
@@ -21,33 +22,34 @@ def figures(
     """A figure for each measure that has something to show.
 
     Args:
-        numbers: By tags, as of `analysis.summaries`.
+        numbers: By tags, as of `analysis.tags`.
         distributions: Values `[n]`, likewise.
     """
+    named = {tag: tags.parts(tag) for tag in (*numbers, *distributions)}
     percentiles = {
-        _layer(tag): [
-            numbers[tag.removesuffix("p15") + name]
+        of.layer: [
+            numbers[tags.tag("percentiles", of.layer, name)]
             for name in ("p15", "p50", "p85")
         ]
         for tag in numbers
-        if tag.startswith("percentiles/") and tag.count("/") == 2
-        if tag.endswith("/p15")
+        if (of := named[tag])._replace(layer="")
+        == tags.Tag("percentiles", "", "", "p15")
     }
     spectra = {
         measure: {
-            _layer(tag): np.percentile(np.asarray(values), _FIVE)
+            named[tag].layer: np.percentile(np.asarray(values), _FIVE)
             for tag, values in distributions.items()
-            if tag.startswith(f"{measure}/")
+            if named[tag].measure == measure
         }
         for measure in ("jacobian", "covariance")
     }
     norms = {
-        name: {
-            _layer(tag): value
+        measure: {
+            named[tag].layer: value
             for tag, value in numbers.items()
-            if tag.startswith(f"{name}/") and tag.endswith("/norm")
+            if named[tag].measure == measure and named[tag].statistic == "norm"
         }
-        for name in ("gradients", "weights")
+        for measure in ("gradients", "weights")
     }
     drawn = {
         "percentiles": _bands(
@@ -120,7 +122,3 @@ def _layers(
     if log:
         style.log_axis(panel, which="x")
     return figure, panel
-
-
-def _layer(tag: str) -> str:
-    return tag.split("/")[1]

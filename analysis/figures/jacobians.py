@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Singular values of each block's Jacobian over training (section 3.3)."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
+from analysis import tags
 from analysis.figures import style
 from analysis.table import Table
 
@@ -31,9 +34,7 @@ def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
     )
     for panel, block in zip(axes[0], blocks, strict=True):
         for run, label, color in runs:
-            prefix = f"jacobian/{block}/inference"
-            steps, largest = table.series(run, "analysis", f"{prefix}/s1")
-            _, square = table.series(run, "analysis", f"{prefix}/mean_square")
+            steps, largest, square = _inference(table, run, block)
             panel.plot(steps, largest, color=color, label=f"{label}: largest")
             panel.plot(
                 steps,
@@ -60,8 +61,19 @@ def block_names(table: Table, run: str) -> list[str]:
     Raises:
         KeyError: If there is none.
     """
-    tags = table.tags(run, "analysis")
-    names = sorted({t.split("/")[1] for t in tags if t.startswith("jacobian/")})
+    found = map(tags.parts, table.tags(run, "analysis"))
+    names = sorted({of.layer for of in found if of.measure == "jacobian"})
     if not names:
         raise KeyError(f"run {run} has no Jacobian curves")
     return names
+
+
+def _inference(table: Table, run: str, block: str) -> list[Any]:
+    """Steps, largest singular values, means of their squares."""
+    curves = [
+        table.series(
+            run, "analysis", tags.tag("jacobian", block, "inference", name)
+        )
+        for name in ("s1", "mean_square")
+    ]
+    return [curves[0][0], *(values for _, values in curves)]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What curves are called in event files: the grammar of tags.
+
+A tag is `<measure>/<layer>/<statistic>`, with whatever the measure depends on
+(mode, unit) between layer and statistic:
+
+    percentiles/<layer>/p15                 all units of the layer pooled
+    percentiles/<layer>/unit<i>/p15         one unit
+    percentiles/<layer>/mean, std, skewness all units pooled
+    percentiles/<layer>/saturated, dead     shares of values and of units
+    jacobian/<layer>/<mode>/s1 ... s<k>     mean over the probe's examples
+    jacobian/<layer>/<mode>/mean_square     mean of s^2, likewise
+    jacobian/<layer>/<mode>/condition_number, isometry_distance
+                                            median, mean over the examples
+    jacobian/<layer>/<mode>/spectrum        histogram of all of them
+    covariance/<layer>/condition_number, whitening_distance, directions
+    covariance/<layer>/log10_spectrum       histogram of the eigenvalues' log
+    gradients/<layer>/norm
+    weights/<layer>/norm, growth, update_ratio
+    covariate_shift/<layer>/cosine, distance, mean_drift, std_drift
+    landscape/network/loss, loss_low, loss_high, gradient_change, smoothness
+    missing/<measure>/<layer>               text: what was not measured, why
+    loss, accuracy                          in train/ and validation/
+"""
+
+from typing import NamedTuple
+
+
+class Tag(NamedTuple):
+    """A tag in its parts.
+
+    Attributes:
+        measure: What was measured.
+        layer: Of which layer; empty where there is none.
+        condition: Under what (mode, unit), if it depends on that.
+        statistic: What is said of it; empty where there is no layer.
+    """
+
+    measure: str
+    layer: str
+    condition: str
+    statistic: str
+
+
+def tag(measure: str, layer: str, *rest: str) -> str:
+    """The tag of one curve."""
+    return "/".join([measure, in_tag(layer), *rest])
+
+
+def parts(name: str) -> Tag:
+    """The parts of a tag."""
+    measure, _, rest = name.partition("/")
+    layer, *others = rest.split("/")
+    return Tag(measure, layer, "/".join(others[:-1]), "".join(others[-1:]))
+
+
+def in_tag(layer: str) -> str:
+    """A layer's name as tags have it: without slashes."""
+    return layer.replace("/", "_")
+
+
+def percentile_name(q: float) -> str:
+    """`p15` for 15, `p2.5` for 2.5."""
+    return f"p{q:g}"
