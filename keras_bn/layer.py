@@ -460,8 +460,7 @@ class BatchNormalization(keras.layers.Layer):
         """The variance that the moving average follows."""
         if self.moving_variance_estimator == "biased":
             return variance
-        count = keras.ops.cast(count, variance.dtype)
-        return variance * count / keras.ops.maximum(count - 1, 1.0)
+        return moving_averages.unbiased(variance, count)
 
     def _renormalize(self, batch: _Batch) -> Tensor:
         std = keras.ops.sqrt(batch.variance + self.epsilon)

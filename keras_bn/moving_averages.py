@@ -77,6 +77,18 @@ def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
     return (moving - value) / (updates + 1.0)
 
 
+def unbiased(variance: Tensor, count: Tensor | int) -> Tensor:
+    """`m / (m - 1)` times the variance of m values, as in Algorithm 2.
+
+    Args:
+        variance: Biased, of the feature shape.
+        count: Number of values behind it: a number, a scalar or of the feature
+            shape. Of a single one it stays 0.
+    """
+    m = keras.ops.cast(count, variance.dtype)
+    return variance * m / keras.ops.maximum(m - 1, 1)
+
+
 def usable(variance: Tensor, count: Tensor | int, *, least: int = 1) -> Tensor:
     """Which features have statistics that a moving average may follow.
 

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_bn import moving_averages
+
 Tensor = Any
 
 POOLINGS = ("paper", "exact")
@@ -56,7 +58,7 @@ def of_batch(batch: Statistics, pooling: str) -> Statistics:
     count, mean, variance = batch
     # A single value has no variance to expect anything from.
     several = keras.ops.cast(count > 1, count.dtype)
-    unbiased = variance * count / keras.ops.maximum(count - 1, 1)
+    unbiased = moving_averages.unbiased(variance, count)
     return Statistics(several, mean, unbiased)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 
 from analysis import comparison
-from analysis.figures import accuracies, seeds
+from analysis.figures import accuracies, style
 from analysis.table import Row, Run, Table
 from keras_bn.recipes import Recipe
 
@@ -101,7 +101,7 @@ def test_seeds_are_averaged_at_the_steps_that_all_have_evaluated():
 
 def test_there_is_a_look_for_each_norm_of_a_recipe():
     rule = Recipe.__dataclass_fields__["norm"].metadata["rule"]
-    assert {*seeds.LOOKS} == {*rule["choices"]}
+    assert {*style.LOOKS} == {*rule["choices"]}
 
 
 def test_a_group_by_itself_is_named_by_its_data():

@@ -8,7 +8,7 @@ import pytest
 
 from analysis import gallery, page, readers, report
 from analysis.figures import figure1, style
-from analysis.figures.seeds import LOOKS
+from analysis.figures.style import LOOKS
 from analysis.table import Row, Run, Table
 from keras_bn.run_folder import RunFolder
 from tests.pictures import png

@@ -84,36 +84,31 @@ def _natural(layer: str) -> tuple[str, int]:
 def _draw_accuracy(
     axes: Axes, table: Table, with_bn: str, without_bn: str
 ) -> None:
-    runs = (
-        (without_bn, "without BN", style.WITHOUT_BN, "--"),
-        (with_bn, "with BN", style.WITH_BN, "-"),
-    )
-    for run, label, color, line in runs:
+    for run, norm in ((without_bn, "none"), (with_bn, "batch")):
+        label, color, line = style.LOOKS[norm]
         steps, values = table.series(run, "validation", "accuracy")
         axes.plot(steps, values, line, color=color, label=label)
     if table.runs[with_bn].recipe.get("dataset") == "mnist":
-        steps_printed, printed, printed_without = zip(*PRINTED, strict=True)
-        axes.plot(
-            steps_printed,
-            printed_without,
-            "o",
-            color=style.WITHOUT_BN,
-            markerfacecolor="none",
-            markersize=4,
-        )
-        axes.plot(
-            steps_printed,
-            printed,
-            "o",
-            color=style.WITH_BN,
-            markerfacecolor="none",
-            markersize=4,
-            label="printed in the paper",
-        )
+        add_printed(axes)
     style.accuracy_axis(axes)
     axes.set_title("(a) test accuracy")
     axes.legend(frameon=False)
     style.step_axis(axes)
+
+
+def add_printed(axes: Axes) -> None:
+    """Adds circles for the accuracies that the paper's figure shows."""
+    steps, with_bn, without_bn = zip(*PRINTED, strict=True)
+    for norm, values in (("none", without_bn), ("batch", with_bn)):
+        axes.plot(
+            steps,
+            values,
+            "o",
+            color=style.LOOKS[norm][1],
+            markerfacecolor="none",
+            markersize=4,
+            label="printed in the paper" if norm == "batch" else None,
+        )
 
 
 def _draw_percentiles(axes: Axes, table: Table, run: str, title: str) -> None:

@@ -28,12 +28,9 @@ def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
     result, axes = style.panels(
         1, len(blocks), width=10, height=3.4, share_y=True
     )
-    runs = (
-        (without_bn, "without BN", style.WITHOUT_BN),
-        (with_bn, "with BN", style.WITH_BN),
-    )
     for panel, block in zip(axes[0], blocks, strict=True):
-        for run, label, color in runs:
+        for run, norm in ((without_bn, "none"), (with_bn, "batch")):
+            label, color, _ = style.LOOKS[norm]
             steps, largest, square = _inference(table, run, block)
             panel.plot(steps, largest, color=color, label=f"{label}: largest")
             panel.plot(

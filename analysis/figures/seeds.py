@@ -11,14 +11,6 @@ from numpy.typing import NDArray
 from analysis.figures import figure1, style
 from analysis.table import Table
 
-#: Of each norm: name, colour, line.
-LOOKS = {
-    "batch": ("with BN", style.WITH_BN, "-"),
-    "keras": ("with BN, Keras' layer", style.PAPER, ":"),
-    "per_activation": ("with BN, each place", style.OTHER_BN, "-."),
-    "none": ("without BN", style.WITHOUT_BN, "--"),
-}
-
 
 def figure(
     table: Table, panels: Mapping[str, Mapping[str, Sequence[str]]]
@@ -37,7 +29,7 @@ def figure(
     )
     for panel, (title, groups) in zip(axes[0], panels.items(), strict=True):
         for norm, runs in groups.items():
-            name, color, line = LOOKS[norm]
+            name, color, line = style.LOOKS[norm]
             steps, values = _where_all_are(table, runs)
             panel.plot(steps, values.mean(0), line, color=color, label=name)
             panel.fill_between(
@@ -50,7 +42,7 @@ def figure(
         run for group in panels.values() for r in group.values() for run in r
     ]
     if table.runs[runs[0]].recipe["dataset"] == "mnist":
-        _add_printed(first)
+        figure1.add_printed(first)
     first.set_ylabel("test accuracy")
     style.accuracy_axis(*axes[0])
     first.legend(frameon=False)
@@ -68,18 +60,3 @@ def _where_all_are(
     steps = functools.reduce(np.intersect1d, [steps for steps, _ in curves])
     values = [values[np.isin(own, steps)] for own, values in curves]
     return steps, np.array(values)
-
-
-def _add_printed(panel: figure1.Axes) -> None:
-    steps, with_bn, without = zip(*figure1.PRINTED, strict=True)
-    for norm, values in (("batch", with_bn), ("none", without)):
-        _, color, _ = LOOKS[norm]
-        panel.plot(
-            steps,
-            values,
-            "o",
-            color=color,
-            markerfacecolor="none",
-            markersize=4,
-            label="printed in the paper" if norm == "batch" else None,
-        )

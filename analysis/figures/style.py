@@ -17,6 +17,13 @@ WITH_BN = "#1f5fa8"
 WITHOUT_BN = "#c2551b"
 OTHER_BN = "#00795b"
 PAPER = "#555555"
+#: Of each norm: name, colour, line.
+LOOKS = {
+    "batch": ("with BN", WITH_BN, "-"),
+    "keras": ("with BN, Keras' layer", PAPER, ":"),
+    "per_activation": ("with BN, each place", OTHER_BN, "-."),
+    "none": ("without BN", WITHOUT_BN, "--"),
+}
 
 _SETTINGS: Any = {  # matplotlib types each key by itself
     "axes.grid": True,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures import seeds, style
+from analysis.figures import style
 
 Sweep = tuple[Sequence[float], Mapping[str, NDArray[np.floating[Any]]]]
 
@@ -27,7 +27,7 @@ def figure(panels: Mapping[str, Sweep]) -> Figure:
         axes[0], panels.items(), strict=True
     ):
         for norm, accuracies in curves.items():
-            label, color, line = seeds.LOOKS[norm]
+            label, color, line = style.LOOKS[norm]
             panel.plot(
                 values, accuracies.mean(1), line, color=color, label=label
             )
