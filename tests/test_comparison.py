@@ -2,7 +2,7 @@
 import numpy as np
 
 from analysis import comparison
-from analysis.figures import accuracies, style
+from analysis.figures import accuracies, seeds, style
 from analysis.table import Row, Run, Table
 from keras_bn.recipes import Recipe
 
