@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_bn import ops
+from keras_bn.backend import replicas
 
 Tensor = Any
 
@@ -35,46 +36,48 @@ def follow(
             `None` for `exponential`.
     """
     old = keras.ops.stop_gradient(moving.value)
-    value = keras.ops.where(usable, keras.ops.cast(value, old.dtype), old)
-    if updates is None:
-        step = exponential(old, value, momentum=momentum)
-    else:
-        step = cumulative(old, value, updates=updates.value)
+    value = keras.ops.cast(value, old.dtype)
+    if updates is not None:
+        value, usable = replicas.mean_where(usable, value)
+    value = keras.ops.where(usable, value, old)
+    if updates is not None:
+        moving.assign(cumulative(old, value, updates=updates.value))
         updates.assign_add(keras.ops.cast(usable, updates.dtype))
-    ops.subtract_in_place(moving, step)
+    elif momentum < 0.5:
+        moving.assign(exponential(old, value, momentum=momentum))
+    else:  # The same, in one operation.
+        step = (old - value) * (1.0 - momentum)
+        ops.subtract_in_place(moving, step)
 
 
 def exponential(moving: Tensor, value: Tensor, *, momentum: float) -> Tensor:
-    """What a step takes off an exponential moving average.
+    """`momentum * moving + (1 - momentum) * value`.
 
-    It leaves `momentum * moving + (1 - momentum) * value`; 0 for a value equal
-    to the average.
+    Exactly what both are where they are equal.
 
     Args:
         moving: The average so far, any shape and floating dtype.
         value: The new value, same shape and dtype.
         momentum: Weight of the OLD average, in `[0, 1]`, as in Keras
             (PyTorch's `momentum` is one minus this).
-
-    Returns:
-        The old average minus the new one.
     """
-    return (moving - value) * (1.0 - momentum)
+    # From the one that weighs more, as the other may be much larger.
+    if momentum < 0.5:
+        return value + (moving - value) * momentum
+    return moving + (value - moving) * (1.0 - momentum)
 
 
 def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
-    """What a step takes off a plain mean over all values so far.
+    """The plain mean over all values so far.
 
     Args:
         moving: The mean of the earlier values, any shape and floating dtype.
         value: The new value, same shape and dtype.
         updates: How many earlier values there are, same shape and dtype; at
-            0 the mean starts from `value`, whatever `moving` is.
-
-    Returns:
-        The old mean minus the new one.
+            0 the mean is `value`, whatever `moving` is.
     """
-    return (moving - value) / (updates + 1.0)
+    mean = moving + (value - moving) / (updates + 1.0)
+    return keras.ops.where(updates > 0, mean, value)
 
 
 def unbiased(variance: Tensor, count: Tensor | int) -> Tensor:

@@ -67,12 +67,16 @@ CASES = {
     "masked-unequal": Case((2, 7), masked=True),
     "unbiased": Case(options={"moving_variance_estimator": "unbiased"}),
     "cumulative": Case(options={"moving_average": "cumulative"}),
+    "cumulative-empty_replica": Case(
+        (5, 0), options={"moving_average": "cumulative"}
+    ),
     "renorm": Case(options={"renorm": True}),
     "far_16k": Case((8, 8), "float32", mean=1e4, sizes=(32, 32, 2)),
     "far_524k": Case((16, 16), "float32", mean=1e4, sizes=(128, 128, 2)),
 }
 
 ALSO_UNSYNCHRONIZED = ("unequal-float64", "empty_replica-float64", "masked")
+EMPTY_UNSYNCHRONIZED = "cumulative-empty_replica"
 
 
 def run(strategy, case, *, synchronized):
@@ -163,7 +167,7 @@ def main(path):
     for name, case in CASES.items():
         for key, value in run(strategy, case, synchronized=True).items():
             results[f"{name}/{key}"] = value
-    for name in ALSO_UNSYNCHRONIZED:
+    for name in (*ALSO_UNSYNCHRONIZED, EMPTY_UNSYNCHRONIZED):
         values = run(strategy, CASES[name], synchronized=False)
         for key, value in values.items():
             results[f"unsynchronized/{name}/{key}"] = value

@@ -4,6 +4,7 @@ import pytest
 
 import keras_bn
 from analysis.measures import covariance
+from analysis.measures.moments import moments
 from analysis.measures.spectra import condition_number
 from tests.reference import measures as reference
 
@@ -70,6 +71,16 @@ def test_directions_count_what_holds_the_share(share):
     spectrum = np.array([6.0, 2.0, 1.0, 0.95, 0.05, 0.0])
     found = covariance.directions(spectrum, share=share)
     assert found == reference.directions(spectrum, share)
+
+
+def test_what_does_not_vary_has_no_rounding_that_would():
+    constant = np.full((3, 2), 0.1)
+    np.testing.assert_array_equal(
+        covariance.covariance_spectrum(constant, correlation=True), 0
+    )
+    found = moments(constant, per_unit=True)
+    for statistic in (found.std, found.skewness):
+        np.testing.assert_array_equal(statistic, 0)
 
 
 def test_values_that_do_not_vary():

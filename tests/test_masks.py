@@ -101,6 +101,38 @@ def test_what_is_masked_out_may_be_anything(junk):
     layers.assert_followed(layer, before, expected)
 
 
+@pytest.mark.parametrize("mode", layers.MODES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"activation": "silu"},
+        {"activation": "leaky_relu", "keeps": "output"},
+    ],
+)
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+def test_what_is_masked_out_has_no_part_in_gradients(junk, options, mode):
+    x = layers.features((6, 3))
+    mask = np.array([True, True, False, True, False, True])
+    dy = np.where(mask[:, None], layers.cotangent(x.shape), 0.0)
+    results = []
+    for padding in (1.0, junk):
+        x[~mask] = padding
+        layer = layers.built(
+            BatchNormalization(dtype="float64", **options), x.shape
+        )
+
+        def run(x, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True, mask=mask)
+            return tape.gradient(y, [x, layer.gamma, layer.beta], dy)
+
+        results.append(layers.compiled(run, mode)(tf.constant(x)))
+    for ordinary, gradient in zip(*results, strict=True):
+        assert layers.relative_error(gradient, ordinary) < layers.FLOAT64
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
 def test_the_mask_may_have_any_dtype(dtype):
     x, mask = layers.features((7, 3)), mask_of((7,))

@@ -51,8 +51,27 @@ def test_exponential_weighs_the_old_average_by_momentum(momentum, mode):
 @pytest.mark.parametrize("momentum", [0.1, 0.9, 0.99])
 def test_a_value_equal_to_the_average_leaves_it_exactly(momentum):
     average = np.random.default_rng(0).normal(1e3, 1, 1000).astype(np.float32)
-    step = moving_averages.exponential(average, average, momentum=momentum)
-    assert not np.any(step)
+    after = moving_averages.exponential(average, average, momentum=momentum)
+    np.testing.assert_array_equal(after, average)
+
+
+@pytest.mark.parametrize("mode", layers.MODES)
+@pytest.mark.parametrize(
+    "options", [{"momentum": 0.0}, {"moving_average": "cumulative"}]
+)
+def test_a_larger_average_leaves_no_rounding_to_what_takes_its_place(
+    options, mode
+):
+    layer = BatchNormalization(
+        moving_mean_initializer=keras.initializers.Constant(1e7),
+        moving_variance_initializer=keras.initializers.Constant(1e7),
+        **options,
+    )
+    layer.build((None, 3))
+    x = layers.features((64, 3), mean=0, dtype="float32") * np.float32(1e-3)
+    mean, variance = train(layer, [x], mode)
+    np.testing.assert_allclose(mean, x.mean(0), atol=1e-9)
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", layers.MODES)

@@ -51,6 +51,57 @@ def test_a_batch_without_values_changes_nothing(shape, option, mode):
     assert_unchanged(layer, before)
 
 
+@pytest.mark.parametrize("mode", layers.MODES)
+def test_nothing_has_no_gradient_where_epsilon_is_0(mode):
+    layer = layers.built(BatchNormalization(epsilon=0.0), (None, 3))
+    x = np.empty((0, 3), np.float32)
+    measured = layers.call(layer, x, np.empty((0, 3)), mode=mode)
+    np.testing.assert_array_equal(measured.dgamma, np.zeros(3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mode", layers.MODES)
+def test_rows_may_be_taken_of_the_output(mode, training):
+    """Whose gradient is those rows only."""
+    layer = layers.built(BatchNormalization(dtype="float64"), (None, 3))
+    x = layers.features((6, 3))
+    rows = np.array([4, 0, 0])
+    dy = np.zeros((6, 3))
+    np.add.at(dy, rows, layers.cotangent((3, 3)))
+
+    def gradients(x, take):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(take(y))
+        return tape.gradient(loss, [x, layer.gamma])
+
+    of_rows, of_all = (
+        layers.compiled(lambda x, take=take: gradients(x, take), mode)(
+            tf.constant(x)
+        )
+        for take in (
+            lambda y: tf.gather(y, rows) * layers.cotangent((3, 3)),
+            lambda y: y * dy,
+        )
+    )
+    for one, other in zip(of_rows, of_all, strict=True):
+        assert layers.relative_error(one, other) < layers.FLOAT64
+
+
+def test_one_example_unlike_the_rest_spoils_no_batch_of_unknown_size():
+    """Be it in the sample that the others are centered by."""
+    x = layers.features((2**16, 4), dtype="float32")
+    x[0] = 1e6
+    layer = layers.built(BatchNormalization(), (None, 4))
+    expected = layers.expected_step(layer, x.astype(np.float64), 0.0)
+    signature = [tf.TensorSpec([None, 4])]
+    measured = layers.call(
+        layer, x, np.zeros(4), mode="graph", signature=signature
+    )
+    assert layers.relative_error(measured.y, expected.y) < 1e-4
+
+
 @runs
 def test_a_fully_masked_batch_changes_nothing(option, mode):
     layer = layer_with(option, (None, 4, 3))
@@ -132,7 +183,9 @@ def test_zero_variance_gives_beta_and_finite_gradients(value, option, mode):
 
 @pytest.mark.parametrize("mode", layers.MODES)
 @pytest.mark.parametrize("scale", [1e12, 1e15, 1e18])
-def test_large_values_are_exact_while_their_squares_are_numbers(scale, mode):
+def test_large_values_are_exact_while_the_sum_of_squares_is_a_number(
+    scale, mode
+):
     x = layers.features((64, 3), dtype="float32") * np.float32(scale)
     layer = layers.built(BatchNormalization(), x.shape)
     expected = layers.expected_step(layer, x, 0.0)

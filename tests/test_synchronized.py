@@ -97,6 +97,18 @@ def test_unsynchronized_averages_are_the_mean_over_replicas(name, replicated):
         assert layers.relative_error(measured[key], want) < 1e-12
 
 
+def test_a_cumulative_average_takes_nothing_from_a_replica_without_values(
+    replicated,
+):
+    """Else it would keep a part of its initial value."""
+    name = replicas.EMPTY_UNSYNCHRONIZED
+    expected = alone(replicas.CASES[name])
+    measured = replicated(f"unsynchronized/{name}")
+    for key, want in expected.items():
+        if key not in layers.Call._fields:
+            assert layers.relative_error(measured[key], want) < 1e-12, key
+
+
 def test_fit_on_two_replicas_gives_the_weights_of_one_device(replicated):
     expected = replicas.fit(tf.distribute.get_strategy(), synchronized=True)
     measured = replicated("fit")

@@ -35,7 +35,9 @@ def covariance_spectrum(
             f"Received: shape={array.shape}"
         )
     rows = array.reshape(-1, array.shape[-1])
-    rows = rows - rows.mean(axis=0)
+    # From the first, so that what does not vary has no rounding that would.
+    rows = rows - rows[0]
+    rows -= rows.mean(axis=0)
     if correlation:
         std = np.sqrt(np.mean(rows**2, axis=0))
         rows = np.divide(rows, std, out=np.zeros_like(rows), where=std > 0)

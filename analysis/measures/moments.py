@@ -33,8 +33,10 @@ def moments(values: ArrayLike, *, per_unit: bool = False) -> Moments:
     """
     array = np.asarray(values, np.float64)
     rows = array.reshape(-1, array.shape[-1] if per_unit else 1)
-    mean = rows.mean(axis=0)
-    centered = rows - mean
+    # From the first, so that what does not vary has no rounding that would.
+    offsets = rows - rows[0]
+    shift = offsets.mean(axis=0)
+    mean, centered = rows[0] + shift, offsets - shift
     std = np.sqrt(np.mean(centered**2, axis=0))
     scaled = np.divide(
         centered, std, out=np.zeros_like(centered), where=std > 0

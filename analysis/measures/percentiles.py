@@ -57,6 +57,6 @@ def percentiles(
         drawn = np.random.default_rng(seed).integers(0, len(rows), limit)
         rows = rows[np.sort(drawn)]
     # A percentile of float16 values interpolates in float16.
-    rows = rows.astype(np.float64 if rows.dtype == np.float64 else np.float32)
+    rows = rows.astype(np.result_type(rows.dtype, np.float32))
     result = np.percentile(rows, q, axis=0 if per_unit else None)
     return np.asarray(result, np.float64)

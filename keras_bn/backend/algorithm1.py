@@ -110,9 +110,11 @@ class Algorithm1:
         A float32 sum is off by its rounding, which grows with |mean| times the
         number of values. So something close to the mean, `shift`, is taken off
         first; the mean of what remains, `rest`, is small and accurate. Then
-        mean = `shift + rest`, and var = mean of (x - shift)^2 - rest^2 loses
-        the digits of rest^2 / var. That is below 1 unless the sample that
-        `shift` is the mean of is unlike all other values.
+        mean = `shift + rest`, and, where each pass counts, var = mean of
+        (x - shift)^2 - rest^2 loses the digits of rest^2 / var. That is below
+        1 unless the sample that `shift` is the mean of is unlike all other
+        values. Elsewhere var takes a pass of its own, around the mean: sums of
+        plain operations are less exact, and would lose more.
         """
         dtype = statistics_dtype(x)
         if mask is None:
@@ -130,12 +132,18 @@ class Algorithm1:
         shift = xla.rounded(shift)
         around = self._expand(shift)
 
+        m = tf.maximum(count, 1.0)
+        if not self.compiled and not self.blocks:
+            shifted = _where(mask, tf.cast(x, dtype) - around)
+            rest = tf.reduce_sum(shifted, self.axes) / m
+            square = tf.square(_where(mask, shifted - self._expand(rest)))
+            return (shift, rest), tf.reduce_sum(square, self.axes) / m, count
+
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             return shifted, tf.square(shifted)
 
         total, square = self._sums(powers, [x] if mask is None else [x, mask])
-        m = tf.maximum(count, 1.0)
         rest = total / m
         variance = square / m - tf.square(rest)
         # Not tf.maximum, which may turn NaN into 0 under XLA.
@@ -238,6 +246,7 @@ class Algorithm1:
         self, dy: Tensor, saved: Saved
     ) -> tuple[Tensor, Tensor]:
         """`dgamma` and `dbeta` of the values of this replica."""
+        saved = _without_bad_padding(saved)
 
         def terms(dy: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
             dz, centered = self._recovered(dy, saved, values)
@@ -245,7 +254,10 @@ class Algorithm1:
 
         dbeta, total = self._sums(terms, [dy, saved.values])
         total = _less(total, dbeta, self._left_over_of(saved))
-        return self._inverse_std(saved.variance) * total, dbeta
+        inv_std = self._inverse_std(saved.variance)
+        if not self.epsilon:  # Nothing, of an empty batch, times infinity.
+            return tf.math.multiply_no_nan(inv_std, total), dbeta
+        return inv_std * total, dbeta
 
     def input_gradient(
         self,
@@ -260,6 +272,7 @@ class Algorithm1:
 
         `dmean` and `dvariance` are `None` where the statistics are not used.
         """
+        saved = _without_bad_padding(saved)
         inv_std = self._inverse_std(saved.variance)
         slope = saved.gamma * inv_std
         m = tf.maximum(saved.count, 1.0)
@@ -395,6 +408,18 @@ def expand(feature: Tensor, axes: Sequence[int]) -> Tensor:
     for axis in axes:
         feature = tf.expand_dims(feature, axis)
     return feature
+
+
+def _without_bad_padding(saved: Saved) -> Saved:
+    """Values that a mask leaves out and that are not finite as 0.
+
+    Their cotangents are 0, unless the loss itself is not finite, but 0 times
+    NaN is not.
+    """
+    if saved.mask is None:
+        return saved
+    good = tf.logical_or(saved.mask, tf.math.is_finite(saved.values))
+    return saved._replace(values=_where(good, saved.values))
 
 
 def _where(mask: Any, x: Tensor) -> Tensor:

@@ -30,3 +30,17 @@ def totals(*tensors: Tensor) -> list[Tensor]:
         tf.reshape(part, tf.shape(t))
         for part, t in zip(parts, tensors, strict=True)
     ]
+
+
+def mean_where(usable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over the replicas that have a value, and where one has.
+
+    Args:
+        usable: Boolean: where this replica has one.
+        value: Its values, of the same shape.
+    """
+    if not are_several():
+        return value, usable
+    values = tf.where(usable, value, tf.zeros_like(value))
+    total_value, number = totals(values, tf.cast(usable, value.dtype))
+    return total_value / tf.maximum(number, 1.0), number > 0.0

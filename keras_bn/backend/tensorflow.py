@@ -108,7 +108,7 @@ def _with_gradient(
             # A function may not capture from the forward pass by itself
             # within the gradient of tf.cond.
             kept = tf.nest.map_structure(_identity, saved)
-            dy.set_shape(x.shape)  # Whatever it went through.
+            dy = _dense(dy, x)
             if not synchronized:
                 return run.backward(
                     dy, kept, _unless_zero(dmean), _unless_zero(dvariance)
@@ -184,7 +184,7 @@ def apply_statistics(
 
         def gradient(dy: Tensor) -> tuple[Tensor, ...]:
             kept = tf.nest.map_structure(_identity, saved)
-            dy.set_shape(x.shape)
+            dy = _dense(dy, x)
             dx = run_for_dx.input_gradient_of_constants(dy, kept)
             dgamma, dbeta = run.parameter_gradients(dy, kept)
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
@@ -271,6 +271,16 @@ def _parameters(
 def _broadcast(tensor: Tensor, shape: list[Any]) -> Tensor:
     # TensorFlow runs an operation even where there is nothing to do.
     return tensor if tensor.shape == shape else tf.broadcast_to(tensor, shape)
+
+
+def _dense(dy: Any, x: Tensor) -> Tensor:
+    """A cotangent as a tensor of the shape of `x`, whatever it came through.
+
+    What takes rows of the output, as `tf.gather`, gives those rows only.
+    """
+    dy = tf.convert_to_tensor(dy)
+    dy.set_shape(x.shape)
+    return dy
 
 
 def _unless_zero(tensor: Tensor) -> Tensor | None:
