@@ -62,8 +62,10 @@ def convert(
     }
     converted = copying.copy_model(model, replacements)
     for old, new in replacements.items():
+        new.trainable = old.trainable
         _carry_over(old, new)
-        new.trainable = layer_options.get("trainable", old.trainable)
+        if "trainable" in layer_options:
+            new.trainable = layer_options["trainable"]
     return converted
 
 
@@ -115,3 +117,5 @@ def _carry_over(old: Layer, new: Layer) -> None:
         if weight.name in values:
             structure.require_fits(weight, values[weight.name], new)
             weight.assign(values[weight.name])
+        if weight.name in ("gamma", "beta"):
+            weight.trainable = getattr(old, weight.name).trainable

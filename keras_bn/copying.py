@@ -3,7 +3,8 @@
 
 import inspect
 import tempfile
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -61,8 +62,7 @@ def copy_model(
     """
     copier = _Copier(replacements)
     copied = copier.copy(model)
-    if not copied.built:
-        copied.build_from_config(model.get_build_config())
+    _build(copied, model)
     copier.transfer_state()
     return copied
 
@@ -92,11 +92,12 @@ class _Copier:
         ]
         # Outer layers first: theirs is handed down to all inside.
         for original, copy in reversed(pairs):
+            _build(copy, original)
             copy.trainable = original.trainable
-            state: dict[str, Any] = {}
-            original.save_own_variables(state)
-            copy.load_own_variables(state)
+            _transfer_variables(original, copy)
             _transfer_assets(original, copy)
+            # All inside is, if a model knows no shapes to be built from.
+            copy.built = original.built
 
     def _require_exchanged(self) -> None:
         for holder in self._holders:
@@ -195,15 +196,12 @@ class _Copier:
     def _exchange_sublayers(self, layer: Layer, made: Layer) -> None:
         """Puts copies of its sublayers into a layer just made."""
         self._holders.append(layer)
-        for name, attribute in list(vars(layer).items()):
-            value = _unwrapped(attribute)
+        for name, value in list(vars(layer).items()):
             if name in _BOOKKEEPING or not _layers_in(value):
                 continue
             for stale in _layers_in(getattr(made, name, None)):
                 made._tracker.untrack(stale)
-            exchanged = keras.tree.map_structure(
-                lambda x: self.copy(x) if _layers_in(x) else x, value
-            )
+            exchanged = _mapped(self.copy, value)
             setattr(made, name, exchanged)
             self._exchanged.append((made, name, _layers_in(exchanged)))
 
@@ -212,6 +210,7 @@ class _Copier:
 _OF_EVERY_LAYER = {"name", "trainable", "dtype"}
 #: Where Keras and TensorFlow list what the attributes hold.
 _BOOKKEEPING = (
+    "_compiled_trainable_state",
     "_layers",
     "_self_unconditional_checkpoint_dependencies",
     "_self_unconditional_dependency_names",
@@ -219,8 +218,30 @@ _BOOKKEEPING = (
 
 
 def _layers_in(value: Any) -> list[Layer]:
-    flat = keras.tree.flatten(_unwrapped(value))
-    return [x for x in flat if isinstance(x, keras.layers.Layer)]
+    """The layers in lists, tuples and dictionaries, one in the other."""
+    if isinstance(value, keras.layers.Layer):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        return []
+    return [layer for part in parts for layer in _layers_in(part)]
+
+
+def _mapped(function: Callable[[Layer], Any], value: Any) -> Any:
+    """The same with something in place of each layer, and nothing shared."""
+    if isinstance(value, keras.layers.Layer):
+        return function(value)
+    # Keras and TensorFlow put something around these. (Not their own mapping,
+    # which sorts keys.)
+    if isinstance(value, Mapping):
+        return {key: _mapped(function, part) for key, part in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    parts = [_mapped(function, part) for part in value]
+    kind = type(getattr(value, "__wrapped__", value))
+    if hasattr(kind, "_make"):
+        return kind._make(parts)
+    return tuple(parts) if isinstance(value, tuple) else parts
 
 
 def _require_order(layer: Layer) -> None:
@@ -232,15 +253,6 @@ def _require_order(layer: Layer) -> None:
                     "layers inside another must be in an order. Received: the "
                     f"set {name} of {type(holder).__name__} {holder.name}"
                 )
-
-
-def _unwrapped(value: Any) -> Any:
-    """Tuples themselves, where TensorFlow has put something around them."""
-    if not isinstance(value, tuple):
-        return value
-    return keras.tree.map_structure(
-        _unwrapped, getattr(value, "__wrapped__", value)
-    )
 
 
 def _from_config(layer: Layer) -> Layer:
@@ -287,6 +299,45 @@ def _require_no_arguments(names: Collection[str]) -> None:
             "without a get_config() of its own nobody knows what its "
             f"{', '.join(sorted(names))} was"
         )
+
+
+def _build(copy: Layer, original: Layer) -> None:
+    """Makes the weights of a copy, if the shapes that it takes say which."""
+    if not copy.built:
+        with warnings.catch_warnings():
+            # What is inside is built by itself.
+            warnings.filterwarnings("ignore", ".*had a build config, but")
+            copy.build_from_config(original.get_build_config())
+
+
+def _transfer_variables(original: Layer, copy: Layer) -> None:
+    """Gives a copy the weights of a layer, without those of layers inside.
+
+    Raises:
+        ValueError: If the copy has others.
+    """
+    ours, theirs = _own_variables(copy), _own_variables(original)
+    made = [tuple(variable.shape) for variable in ours]
+    wanted = [tuple(variable.shape) for variable in theirs]
+    if made != wanted:
+        raise ValueError(
+            "layers must have the same weights when built again, from "
+            f"{original.get_build_config()}. Received: "
+            f"{type(original).__name__} {original.name}, with weights of "
+            f"shape {wanted} and then {made}"
+        )
+    state: dict[str, Any] = {}
+    original.save_own_variables(state)
+    copy.load_own_variables(state)
+    for new, old in zip(ours, theirs, strict=True):
+        if getattr(original, "lora_enabled", False):
+            new.assign(old)  # What is saved has LoRA's in the kernel.
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+
+
+def _own_variables(layer: Layer) -> list[Any]:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def _transfer_assets(original: Layer, copy: Layer) -> None:

@@ -15,6 +15,7 @@ its own; it is with the statistics that the layer has.
 """
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -194,6 +195,8 @@ class _Pass(keras.Model):
         """Pools the statistics of a batch."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         network = self.network
+        named = inspect.signature(network.call).parameters
+        mode = {"training": False} if "training" in named else {}
         batches: list[tuple[Layer, Statistics]] = []
         with _listening(self.estimated, batches):
             # Whatever else the layers would change stays as it is.
@@ -201,7 +204,7 @@ class _Pass(keras.Model):
                 [variable.value for variable in network.trainable_variables],
                 [v.value for v in network.non_trainable_variables],
                 x,
-                training=False,
+                **mode,
             )
         heard = [layer for layer, _ in batches]
         for layer in self.estimated:
@@ -319,12 +322,15 @@ def _double(variable: Tensor) -> Tensor:
 def _chosen(
     model: keras.Model, names: Sequence[str] | None, *, frozen: bool = True
 ) -> list[Layer]:
-    """The BN layers of these names, or all, in the order of the model."""
+    """The BN layers of these names, or all, in the order of the model.
+
+    One that is not built has never been called.
+    """
     structure.require_built(model)
     found = [
         layer
         for layer in structure.batch_normalizations(model)
-        if frozen or layer.trainable
+        if layer.built and (frozen or layer.trainable)
     ]
     if not found:
         kind = "BN layers" if frozen else "BN layers that train"

@@ -290,3 +290,65 @@ def test_vocabularies_are_copied(copy):
     networks.randomized(model)
     x = tf.constant(["a c", "b", "d"])
     assert_same(copy(model), model, x)
+
+
+class OfIds(keras.Model):
+    """Which Keras cannot build, as it tries with floating point numbers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(4)
+        self.norm = keras.layers.BatchNormalization()
+        self.notes = {1: "a", "b": 2}
+        self.by_name = {None: keras.layers.Dense(3), 1: self.norm}
+
+    def call(self, ids, training=None):
+        x = self.dense(keras.ops.one_hot(ids, 7))
+        return self.by_name[None](self.by_name[1](x, training=training))
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize("to", ["keras_bn", "keras"])
+def test_a_class_of_its_own_that_was_compiled_is_copied(to):
+    ids = np.arange(7)
+    model = OfIds()
+    model(ids)
+    model.compile("sgd", "mse")
+    model.fit(ids, np.ones((7, 3)), verbose=0)
+    converted = keras_bn.convert(model, to=to)
+    assert converted.built
+    np.testing.assert_allclose(converted(ids), model(ids), rtol=1e-5)
+
+
+def of_lora():
+    inputs = keras.Input((4,))
+    dense = keras.layers.Dense(6, name="dense")
+    x = keras.layers.BatchNormalization(name="norm")(dense(inputs))
+    model = keras.Model(inputs, x)
+    dense.enable_lora(2)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.5, 1, weight.shape))
+    return model
+
+
+@both_copies
+def test_what_lora_has_learnt_stays_apart(copy):
+    model = of_lora()
+    dense, copied = model.get_layer("dense"), copy(model).get_layer("dense")
+    for name in ("lora_kernel_a", "lora_kernel_b", "_kernel"):
+        np.testing.assert_array_equal(
+            getattr(copied, name), getattr(dense, name)
+        )
+
+
+def test_weights_may_be_frozen_one_by_one():
+    model = of_lora()
+    model.get_layer("norm").gamma.trainable = False
+    model.get_layer("dense").bias.trainable = False
+    converted = keras_bn.convert(model)
+    assert [w.trainable for w in converted.weights] == [
+        w.trainable for w in model.weights
+    ]

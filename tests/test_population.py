@@ -266,6 +266,29 @@ def test_layers_at_any_depth_are_estimated(make, norm):
         assert "call" not in vars(layer)
 
 
+class WithoutModes(keras.Model):
+    """Whose call takes no `training`, and which has a layer too many."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.dense = keras.layers.Dense(4)
+        self.norm, self.unused = norm(), norm()
+
+    def call(self, x):
+        return self.norm(self.dense(x))
+
+
+@pytest.mark.filterwarnings("ignore:`build")
+@pytest.mark.parametrize("norm", networks.NORMS)
+def test_a_model_need_not_know_of_modes(norm):
+    x = data()
+    model = WithoutModes(norm)
+    model(x)
+    assert estimate(model, x) == [model.norm.name]
+    batches = batches_of(np.asarray(model.dense(x), np.float64), 32)
+    assert_statistics(model.norm, reference.paper(batches, (0,)), rtol=1e-4)
+
+
 def test_a_call_of_an_instance_stays():
     model = chain()
     layer = model.get_layer("first")
