@@ -124,6 +124,27 @@ def make_any(strategy: Strategy) -> Callable[[Sequence[bool]], list[bool]]:
     return anywhere
 
 
+def make_first(strategy: Strategy) -> Callable[[int], int]:
+    """Returns a function that gives the number of the first process to all."""
+    if not several_processes(strategy):
+        return int
+
+    @tf.function
+    def of_first(number: Any) -> Any:
+        def one() -> Any:
+            context = tf.distribute.get_replica_context()
+            first = tf.equal(context.replica_id_in_sync_group, 0)
+            return total(tf.where(first, number, 0))
+
+        return strategy.run(one)
+
+    def first(number: int) -> int:
+        found = of_first(tf.constant(number, tf.int64))
+        return int(strategy.experimental_local_results(found)[0])
+
+    return first
+
+
 def _reducible(array: Any) -> Any:
     """As a tensor of a dtype that collectives add up."""
     tensor = tf.convert_to_tensor(array)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -83,6 +84,7 @@ class Loop:
             list(callbacks), model=model
         )
         self._anywhere = strategies.make_any(strategy)
+        self._first = strategies.make_first(strategy)
         self._progress = progress
 
     def run(self) -> Result:
@@ -143,6 +145,7 @@ class Loop:
 
     def _begin(self) -> int:
         """Restores what there is; every process begins at the same state."""
+        self._require_one_recipe()
         step = 0
         if self._folder and self._checkpoints:
             step = self._checkpoints.restore()
@@ -166,13 +169,22 @@ class Loop:
         self._callbacks.set_params({"step": step})
         return step
 
+    def _require_one_recipe(self) -> None:
+        ours = zlib.crc32(self._recipe.to_json().encode())
+        if self._anywhere([ours != self._first(ours)])[0]:
+            raise ValueError(
+                "all processes of a run must be given the same recipe. "
+                "Received: different ones"
+            )
+
     def _stretch(self, step: int) -> int:
         """Trains until the next step at which something is due."""
         every = self._recipe.evaluate_every
         period, inside = divmod(step, every)
         if inside == 0:
             self._callbacks.on_epoch_begin(period)
-        count = self._steps_to_next_stop(step)
+        # Only the first process has callbacks, which may ask for a stop.
+        count = self._first(self._steps_to_next_stop(step))
         self._callbacks.on_train_batch_begin(inside)
         metrics = self._steps.train(step, count)
         self._check_finite(step, metrics)

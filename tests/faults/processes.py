@@ -52,8 +52,9 @@ def start(logdir, *flags, environment=None, largest_file=None):
     )
 
 
-def start_cluster(logdir, *flags, count=2):
-    """Starts a run in several processes of this machine."""
+def start_cluster(logdir, *flags, each=((), ())):
+    """Starts a run in several processes, which have flags of their own too."""
+    count = len(each)
     workers = [f"localhost:{port}" for port in free_ports(count)]
     processes = []
     for index in range(count):
@@ -66,7 +67,7 @@ def start_cluster(logdir, *flags, count=2):
             start(
                 logdir,
                 "--strategy=multiworker",
-                *flags,
+                *(*flags, *each[index]),
                 environment=environment,
             )
         )

@@ -169,6 +169,27 @@ def test_a_signal_to_one_worker_ends_all_of_them_alike(tmp_path, victim):
     assert all("Stopped by SIGTERM after" in out for _, out, _ in ended)
 
 
+@pytest.mark.parametrize("measure", ["percentiles", "gradients"])
+def test_all_workers_stop_where_one_of_them_measures(tmp_path, measure):
+    flags = [
+        *("--steps=40", "--evaluate_every=20", "--steps_per_execution=1000"),
+        *(f"--measures={measure}", "--measure_every=15"),
+    ]
+    workers = processes.start_cluster(tmp_path, *flags)
+    assert [processes.end(worker)[0] for worker in workers] == [0, 0]
+    measured = processes.series(tmp_path)["analysis"]
+    assert {0, 15, 30} <= {step for _, step, _ in measured}
+
+
+def test_workers_with_another_recipe_are_refused_by_all(tmp_path):
+    workers = processes.start_cluster(
+        tmp_path, each=(["--momentum=0.1"], ["--momentum=0.2"])
+    )
+    for code, _, errors in map(processes.end, workers):
+        assert code == 2
+        assert "must be given the same recipe" in errors
+
+
 def test_a_loss_that_is_not_finite_is_said_by_all_workers(tmp_path):
     flags = ["--norm=none", "--learning_rate=1e38", "--activation=relu"]
     workers = processes.start_cluster(tmp_path, *flags)
