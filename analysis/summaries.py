@@ -54,7 +54,11 @@ class Writer:
         self._file: event_file.EventFile | None = None
         self._event = event_pb2.Event()
 
-    def open(self, step: int) -> None:
+    def is_new(self) -> bool:
+        """Whether no run has written into the folder."""
+        return not event_file.own_files(self.folder)
+
+    def open(self, step: int, *, goes_on: bool = True) -> None:
         """Starts writing after `step` steps; a second call does nothing.
 
         What a run that was cut off has written past `step` is taken out
@@ -62,20 +66,28 @@ class Writer:
         of it: a run that begins also writes what belongs to its beginning.
         Files that something else has written stay as they are.
 
+        Args:
+            step: Steps made.
+            goes_on: Whether what lies past `step` is of the same run.
+
         Raises:
             OSError: If the folder cannot be made or its files not be mended.
-            ValueError: At 0, if there is an earlier run and `overwrite` is
-                not given.
+            ValueError: If something of another run would be taken out, and
+                `overwrite` is not given.
         """
         if self._file is None:
-            if not step and not self._overwrite:
-                self._check_is_new()
+            if not self._overwrite and not (step and goes_on):
+                self._check_is_new(step)
             self.folder.mkdir(parents=True, exist_ok=True)
             event_file.drop_events_after(self.folder, step or -1)
             self._file = event_file.EventFile(self.folder)
 
-    def _check_is_new(self) -> None:
-        if event_file.own_files(self.folder):
+    def _check_is_new(self, step: int) -> None:
+        """Refuses what an earlier run has written at `step` and after."""
+        if self.is_new():
+            return
+        steps = (at for _, at, _ in event_file.scalars(self.folder))
+        if not step or max(steps, default=0) > step:
             raise ValueError(
                 f"{self.folder} holds the curves of an earlier run. Choose "
                 "another folder, or overwrite=True to delete them"

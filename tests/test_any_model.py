@@ -398,6 +398,70 @@ def test_steps_count_without_an_optimizer_that_does(
     assert curve == [6, 12]
 
 
+def adapted(**options):
+    return keras.optimizers.Adam(**options)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: adapted(gradient_accumulation_steps=3),
+        lambda: keras.optimizers.LossScaleOptimizer(adapted()),
+        lambda: keras.optimizers.LossScaleOptimizer(
+            # Overflows in the first steps, which the optimizer leaves out.
+            adapted(),
+            initial_scale=2.0**127,
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 3}], ids=str)
+def test_steps_are_batches_whatever_the_optimizer_counts(
+    tmp_path, optimizer, options
+):
+    model = built()
+    model.compile(
+        optimizer(),
+        keras.losses.SparseCategoricalCrossentropy(True),
+        **options,
+    )
+    x, y = data("sequential", 36)
+    callbacks = analysis.watch(
+        tmp_path, probe=(x, y), schedule=schedules.every(3)
+    )
+    for _ in range(2):  # The second goes on where the first has ended.
+        model.fit(x, y, batch_size=6, verbose=0, callbacks=callbacks)
+    assert steps(tmp_path, "percentiles/first/p50") == [0, 3, 6, 9, 12]
+
+
+def test_a_model_that_was_trained_before_has_a_page(tmp_path):
+    model, _ = fit("built")
+    x, y = data("sequential", 36)
+    watched = analysis.watch(tmp_path, probe=(x, y))
+    model.fit(x, y, 6, callbacks=watched, verbose=0)
+    assert event_file.own_files(tmp_path)
+    read = [
+        value.tag
+        for path in event_file.own_files(tmp_path / "analysis")
+        for event in event_file.read_events(path)
+        for value in event.summary.value
+    ]
+    assert read.count("custom_scalars__config__") == 1
+    assert "how_to_read/percentiles" in read
+
+
+def test_a_model_that_was_trained_elsewhere_deletes_no_curves(tmp_path):
+    """Whose steps its optimizer knows, but which are of another run."""
+    x, y = data("sequential", 36)
+    fit("built", callbacks=watch(tmp_path, "sequential"))
+    before = steps(tmp_path, "percentiles/first/p50")
+    other = built()
+    other.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    other.fit(x, y, 6, verbose=0)
+    with pytest.raises(ValueError, match="holds the curves of an earlier run"):
+        other.fit(x, y, 6, callbacks=watch(tmp_path, "sequential"), verbose=0)
+    assert steps(tmp_path, "percentiles/first/p50") == before
+
+
 def test_a_callback_that_was_cut_off_may_begin_again(tmp_path):
     x, y = data("sequential", 30)
 

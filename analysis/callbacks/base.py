@@ -32,19 +32,40 @@ Reading = tuple[str, Any]
 
 
 class StepCallback(keras.callbacks.Callback):
-    """Counts steps across epochs, resumed runs and steps per execution."""
+    """Counts steps across epochs, resumed runs and steps per execution.
+
+    A step is a batch, also where an optimizer counts others, as one that
+    gathers the gradients of several.
+
+    Attributes:
+        step: Steps made.
+        goes_on: Whether training does, with the same callback, or in a later
+            epoch than the first, as of a model that was restored.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.step = 0
+        self.goes_on = False
+        self._epoch = 0
         self._epoch_start = 0
         self._started = False
         self._counted: keras.Model | None = None
+        self._counted_before = 0
+        #: Steps made when the optimizer had counted so many.
+        self._known: dict[int, int] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits: other callbacks may yet restore an interrupted run."""
         del logs
         self._started = False
+
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Learns which epoch it is."""
+        del logs
+        self._epoch = epoch
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -53,16 +74,11 @@ class StepCallback(keras.callbacks.Callback):
         del logs
         if not self._started:
             self._started = True
-            # The optimizer leaves out steps whose float16 gradients overflow.
-            made = (self.params or {}).get("step")
-            if made is None:
-                # A train_step of one's own may have optimizers of its own.
-                again = self._counted is self.model
-                made = self._steps_made() or (self.step if again else 0)
-            self.step = made
-            self._counted = self.model
+            self._begin()
             self.start()
         self._epoch_start = self.step - batch
+        if self._may_be_fewer():
+            self._counted_before = self._steps_of_optimizer()
         self.steps_ahead()
 
     def on_train_batch_end(
@@ -70,19 +86,53 @@ class StepCallback(keras.callbacks.Callback):
     ) -> None:
         """Counts."""
         del logs
-        earlier, self.step = self.step, self._epoch_start + batch + 1
-        if self.model.steps_per_execution > 1:
-            # The last batches of an epoch may be fewer than Keras says.
-            made = self._steps_made()
-            self.step = made if made > earlier else self.step
+        earlier, done = self.step, batch + 1
+        # The last batches of an epoch may be fewer than Keras says.
+        self.step = self._epoch_start + min(done, self._length() or done)
+        if self._may_be_fewer():
+            counted = self._steps_of_optimizer() - self._counted_before
+            if 0 < counted < self.step - earlier:
+                self.step = earlier + counted
         self.steps_done(earlier)
 
-    def _steps_made(self) -> int:
-        """What the optimizer has counted; 0 if there is none."""
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Remembers where it ended."""
+        del logs
+        self._known[self._steps_of_optimizer()] = self.step
+
+    def _begin(self) -> None:
+        given = (self.params or {}).get("step")
+        again = self._counted is self.model
+        counted = self._steps_of_optimizer()
+        if given is not None:
+            self.step = given
+        elif not again:
+            self.step = counted
+        elif counted:  # Else optimizers of a train_step of one's own count.
+            self.step = self._known.get(counted, counted)
+        self.goes_on = again or bool(given or self._epoch)
+        self._counted = self.model
+        self._known = {counted: self.step}
+
+    def _may_be_fewer(self) -> bool:
+        """Whether only the optimizer knows how many steps a batch made."""
+        return self.model.steps_per_execution > 1 and not self._length()
+
+    def _length(self) -> int:
+        """Steps of an epoch; 0 if that is not known."""
+        return (self.params or {}).get("steps") or 0
+
+    def _steps_of_optimizer(self) -> int:
+        """What the optimizer has counted; 0 if there is none.
+
+        It leaves out steps whose float16 gradients overflow.
+        """
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None:
             return 0
-        return int(keras.ops.convert_to_numpy(optimizer.iterations))
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        gathered = getattr(inner, "gradient_accumulation_steps", None) or 1
+        return int(keras.ops.convert_to_numpy(inner.iterations)) * gathered
 
     def start(self) -> None:
         """Called before the first step, at `self.step`."""
@@ -159,7 +209,7 @@ class MeasureCallback(StepCallback):
 
     def start(self) -> None:
         """Makes ready; measures the untrained model if scheduled."""
-        self._writer.open(self.step)
+        self._writer.open(self.step, goes_on=self.goes_on)
         self.attach()
         if self.step == 0 and self._due(0):
             self._record()
@@ -171,7 +221,7 @@ class MeasureCallback(StepCallback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Writes everything out."""
-        del logs
+        super().on_train_end(logs)
         self._writer.close()
 
     def attach(self) -> None:

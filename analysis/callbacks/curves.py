@@ -28,8 +28,8 @@ class CurvesCallback(StepCallback):
 
     def start(self) -> None:
         """Opens the writers at the step that training starts from."""
-        self._train.open(self.step)
-        self._validation.open(self.step)
+        self._train.open(self.step, goes_on=self.goes_on)
+        self._validation.open(self.step, goes_on=self.goes_on)
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -49,6 +49,6 @@ class CurvesCallback(StepCallback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Writes everything out."""
-        del logs
+        super().on_train_end(logs)
         self._train.close()
         self._validation.close()

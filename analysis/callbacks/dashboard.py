@@ -38,11 +38,11 @@ class DashboardCallback(StepCallback):
         self._run_name = run_name
 
     def start(self) -> None:
-        """Writes, unless the run is a resumed one."""
-        if self.step:
+        """Writes, unless the run is a resumed one, which has all that."""
+        if self.step and not self._run_writer.is_new():
             return
         if self._measures:
-            self._writer.open(0)
+            self._writer.open(self.step, goes_on=self.goes_on)
             page = layout.layout(m.category() for m in self._measures)
             self._writer.layout(page)
             for measure in self._measures:
@@ -57,5 +57,5 @@ class DashboardCallback(StepCallback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Writes everything out."""
-        del logs
+        super().on_train_end(logs)
         self._writer.close()
