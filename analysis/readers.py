@@ -17,6 +17,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 #: Folder whose runs are those of the claims.
 OF_CLAIMS = "claims"
 PARTS = ("train", "validation", "analysis")
+#: Folders within a run's that hold another run, for a while; as of
+#: `keras_bn.run_folder`, which loads TensorFlow.
+PUT_ASIDE = ("replaced", "replaced.tmp", "replaced.deleted")
 
 
 class ReadError(OSError):
@@ -68,7 +71,9 @@ def _runs_below(root: Path, warnings: list[str]) -> Iterator[Path]:
     def refused(error: OSError) -> None:
         warnings.append(f"{error.filename} cannot be listed: {error.strerror}")
 
-    for folder, _, files in os.walk(root, onerror=refused):
+    for folder, folders, files in os.walk(root, onerror=refused):
+        if "lock" in files:  # A run, perhaps one that is being replaced.
+            folders[:] = [name for name in folders if name not in PUT_ASIDE]
         if "recipe.json" in files:
             yield Path(folder)
 

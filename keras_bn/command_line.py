@@ -96,8 +96,12 @@ class Command:
             return self._said(self.main(*argv[1:]) or 0)
         except ValueError as error:
             return self._say(str(error), 2)
-        except (ExpectedError, OSError) as error:
+        except ExpectedError as error:
             return self._say(str(error), 1)
+        except OSError as error:
+            plain = error.filename is None or error.strerror is None
+            message = f"{error.filename}: {error.strerror}"
+            return self._say(str(error) if plain else message, 1)
         except KeyboardInterrupt:
             return self._say("interrupted", 130)
 

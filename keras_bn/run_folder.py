@@ -36,6 +36,8 @@ _RESULT = "result.json"
 _REPLACED = "replaced"
 _MOVING = "replaced.tmp"
 _DELETED = "replaced.deleted"
+#: Folders within a run's that hold another run, for a while.
+PUT_ASIDE = (_REPLACED, _MOVING, _DELETED)
 #: Patterns of all files of a run; nothing else is ever deleted.
 _EVENTS = "events.out.tfevents.*.keras_bn"
 _OF_A_RUN = (
@@ -159,6 +161,13 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return {}
         return contents if isinstance(contents, dict) else {}
+
+    def has_begun(self) -> bool:
+        """Whether training has left something in the folder."""
+        parts = ("train", "validation", "analysis")
+        return (self.path / _RESULT).exists() or any(
+            any((self.path / part).glob(_EVENTS)) for part in parts
+        )
 
     def delete_replaced(self) -> None:
         """Deletes the run that this one replaces, if there is one.

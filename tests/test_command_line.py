@@ -24,7 +24,7 @@ def failing(error):
     [
         (ValueError("x must be 1. Received: x=2"), 2, "x must be 1. Received"),
         (ExpectedError("no such\ndisk"), 1, "no such disk"),
-        (OSError(28, "No space left", "/f"), 1, "No space left: '/f'"),
+        (OSError(28, "No space left", "/f"), 1, "/f: No space left"),
         (KeyboardInterrupt(), 130, "interrupted"),
         *(
             (error("broken"), 1, "broken")

@@ -261,6 +261,15 @@ def test_only_damaged_images_are_no_data_set(tmp_path):
             data.load("image_folder", data_dir=folder, image_size=8)
 
 
+@pytest.mark.parametrize("encoded", [b"", damaged_tables()])
+def test_a_test_part_must_have_a_whole_image(tmp_path, encoded):
+    contents = pictures.members(train=2, test=1)
+    contents |= {name: encoded for name in contents if name[:3] == "val"}
+    folder = pictures.write_folder(tmp_path / "images", contents)
+    with pytest.raises(DataError, match="a whole image in its test part"):
+        data.load("image_folder", data_dir=folder, image_size=8)
+
+
 def test_damaged_images_are_found_wherever_they_stand():
     rng = np.random.default_rng(0)
     count = 3 * verification.CHUNK + 5

@@ -14,9 +14,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from analysis import callbacks, readers, report
 from analysis.figures import figure1, jacobians
-from keras_bn import training
+from keras_bn import run_folder, training
 from keras_bn.recipes import Recipe
-from keras_bn.run_folder import open_run_folder
 
 MEASURES = Recipe.__dataclass_fields__["measures"].metadata["rule"]["choices"]
 #: The tags of one block with a sigmoid and normalization, and of the rest.
@@ -63,7 +62,7 @@ OF_THE_NETWORK = {
 
 def train(recipe, dataset, folder, *, measured=True):
     """Trains in a folder; the weights."""
-    with open_run_folder(folder, recipe) as run_folder:
+    with run_folder.open_run_folder(folder, recipe) as opened:
         watching = callbacks.for_run(
             folder,
             recipe if measured else recipe.replace(measures=()),
@@ -72,7 +71,7 @@ def train(recipe, dataset, folder, *, measured=True):
         model, _ = training.run(
             recipe,
             dataset,
-            folder=run_folder,
+            folder=opened,
             callbacks=watching,
             progress=False,
         )
@@ -207,6 +206,16 @@ def test_figures_say_which_curve_is_missing(logdir):
         figure1.figure(table, with_bn="batch", without_bn="nothing")
     drawn = jacobians.figure(table, with_bn="batch", without_bn="none")
     assert len(drawn.axes) == len(jacobians.block_names(table, "batch"))
+
+
+def test_a_run_that_is_put_aside_is_no_run(tmp_path):
+    assert readers.PUT_ASIDE == run_folder.PUT_ASIDE
+    for name in ("", *readers.PUT_ASIDE):
+        folder = tmp_path / "run" / name
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text('{"recipe": {}, "environment": {}}')
+        (folder / run_folder.LOCK).touch()
+    assert [*readers.read(tmp_path).runs] == ["run"]
 
 
 @pytest.mark.parametrize(

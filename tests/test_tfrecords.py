@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -427,6 +428,40 @@ def test_damaged_images_of_shards_made_elsewhere_are_left_out(tmp_path, caplog):
         tmp_path / "train-00000-of-00002", [0], **{"image/encoded": b""}
     )
     with pytest.raises(DataError, match="no training image decodes"):
+        data.load("tfrecords", data_dir=tmp_path, image_size=8)
+
+
+def test_images_of_shards_made_elsewhere_look_whole_as_files_do(tmp_path):
+    """Cut off, of another kind, or too large for memory."""
+    whole = pictures.jpeg()
+    huge = bytearray(pictures.png())
+    huge[16:24] = struct.pack(">II", 20_000, 20_000)
+    gif = b"GIF89a" + bytes(20)
+    for number, encoded in enumerate((whole, whole[:-30], bytes(huge), gif)):
+        name = f"train-{number:05d}-of-00004"
+        write_records(tmp_path / name, [0], **{"image/encoded": encoded})
+    dataset = data.load("tfrecords", data_dir=tmp_path, image_size=8)
+    assert dataset.train_examples == 1
+    reasons = " ".join(dataset.skipped.values())
+    for reason in ("end is missing", "pixels", "neither JPEG nor PNG"):
+        assert reason in reasons
+
+
+def test_a_test_part_must_have_a_whole_image(tmp_path):
+    write_records(tmp_path / "train-00000-of-00001", [0, 1])
+    write_records(
+        tmp_path / "validation-00000-of-00001",
+        [0, 1],
+        **{"image/encoded": b"no"},
+    )
+    with pytest.raises(DataError, match="a whole image in its test part"):
+        data.load("tfrecords", data_dir=tmp_path, image_size=8)
+
+
+def test_test_images_are_of_classes_that_are_taught(tmp_path):
+    write_records(tmp_path / "train-00000-of-00001", [1, 2, 2])
+    write_records(tmp_path / "validation-00000-of-00001", [1, 3])
+    with pytest.raises(DataError, match="Received, without any: 3"):
         data.load("tfrecords", data_dir=tmp_path, image_size=8)
 
 

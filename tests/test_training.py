@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import keras
@@ -294,6 +295,45 @@ def test_a_disk_that_is_full_from_the_start_is_no_checkpoint_to_go_back_to(
             folder=RunFolder(tmp_path),
         )
     assert "checkpoint" not in str(e.value)
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_again(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    folder = RunFolder(tmp_path)
+    run(tiny_recipe, tiny_dataset, folder=folder)
+    shutil.rmtree(folder.checkpoints)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(training.CheckpointError, match="no checkpoint to go"):
+        run(tiny_recipe.replace(steps=70), tiny_dataset, folder=folder)
+    assert before == {
+        p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"norm": "none"}, "must be 0 without normalization"),
+        ({"batch_size": 1}, "need batches of several examples"),
+    ],
+)
+def test_population_statistics_that_cannot_be_are_refused_at_once(
+    tiny_recipe, tiny_dataset, changes, reason
+):
+    recipe = tiny_recipe.replace(population_statistics=2, **changes)
+    with pytest.raises(ValueError, match=reason):
+        training.check(recipe, tiny_dataset)
+
+
+def test_a_run_whose_population_statistics_diverge_has_failed(
+    tmp_path, tiny_recipe, tiny_dataset
+):
+    recipe = tiny_recipe.replace(population_statistics=2, learning_rate=1e30)
+    with pytest.raises(
+        training.TrainingError, match=r"after \d+ steps.*learning_rate=1e\+30"
+    ):
+        run(recipe, tiny_dataset, folder=RunFolder(tmp_path))
 
 
 def test_what_has_a_result_has_its_last_checkpoint(

@@ -167,6 +167,8 @@ def read_tree(path: str | Path) -> Tree:
             skipped[record.name] = complaint
         else:
             parts[part].append((record, labels[name]))
+    if not parts["test"] and any(part == "test" for part, _ in places):
+        raise no_whole_test_images(path)
     train, test = (
         Images(
             [record for record, _ in chosen],
@@ -175,6 +177,11 @@ def read_tree(path: str | Path) -> Tree:
         for chosen in parts.values()
     )
     return Tree(path, classes, train, test, skipped)
+
+
+def no_whole_test_images(path: Path) -> DataError:
+    """The error of a test part whose images are all damaged."""
+    return DataError(f"{path} must have a whole image in its test part, too")
 
 
 def damage(record: Record) -> str:

@@ -76,6 +76,14 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
     train, test = found.values()
     if not len(train):
         raise DataError(f"{folder}: no training image decodes")
+    if listed["test"] and not len(test):
+        raise records.no_whole_test_images(folder)
+    untaught = sorted({*test.labels.tolist()} - {*train.labels.tolist()})
+    if untaught:
+        raise DataError(
+            f"{folder}: labels of test images must be those of training images "
+            f"that are whole. Received, without any: {untaught[0] + first}"
+        )
     if not len(test):
         _LOG.warning(
             "%s has no validation shards: accuracy is measured on the "

@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from keras_bn.data import resident
 from keras_bn.data.decoding import decoded
-from keras_bn.data.records import Images, Tree
+from keras_bn.data.records import (
+    Images,
+    Tree,
+    damage_of,
+    no_whole_test_images,
+)
 
 #: Images read and decoded at a time.
 CHUNK = 64
@@ -33,10 +38,12 @@ def verified(tree: Tree) -> Tree:
     """The tree without the images that do not decode, which it names.
 
     Raises:
-        DataError: If a class has no training image left.
+        DataError: If a class has no training image left, or a test part none.
     """
     train, no_train = whole(tree.train)
     test, no_test = whole(tree.test)
+    if len(tree.test) and not len(test):
+        raise no_whole_test_images(tree.path)
     skipped = {**tree.skipped, **no_train, **no_test}
     return dataclasses.replace(tree, train=train, test=test, skipped=skipped)
 
@@ -55,20 +62,26 @@ def undecodable(images: Images) -> dict[int, str]:
     found = {}
     looked_at = iter(_decoded_chunks(images))
     for first in range(0, len(images), CHUNK):
-        try:
-            next(looked_at)  # An error leaves the chunks after it as they are.
+        rows = range(first, min(first + CHUNK, len(images)))
+        try:  # An error leaves the chunks after it as they are.
+            whole = next(looked_at)
         except tf.errors.OpError:
-            for row in range(first, min(first + CHUNK, len(images))):
-                why = complaint(_encoded(images, row))
-                if why:
-                    found[row] = why
+            whole = np.zeros(len(rows))
+        for row, is_whole in zip(rows, np.asarray(whole), strict=True):
+            why = "" if is_whole else complaint(_encoded(images, row))
+            if why:
+                found[row] = why
     return found
 
 
 def complaint(image: Any) -> str:
     """Why an encoded image does not decode; empty if it does."""
+    image = tf.convert_to_tensor(image)
+    why = damage_of(image.numpy())
+    if why:
+        return why
     try:
-        decoded(tf.convert_to_tensor(image), side=1)
+        decoded(image, side=1)
     except tf.errors.OpError as error:
         return f"it does not decode: {reason(error)}"
     return ""
@@ -85,19 +98,31 @@ def _encoded(images: Images, row: int) -> Any:
 
 
 def _decoded_chunks(images: Images) -> Any:
-    """A data set of one element a chunk; an error where one does not decode."""
+    """A data set of which images are whole, of one element a chunk.
+
+    An error where one does not decode.
+    """
 
     def rows(first: int) -> NDArray[np.int64]:
         return np.arange(first, min(first + CHUNK, len(images)))
 
-    def height(image: Any) -> Any:
-        return tf.shape(decoded(image, side=1))[0]
+    def look_whole(data: Any) -> NDArray[np.bool_]:
+        return np.array([not damage_of(image) for image in data])
+
+    def decode(data: Any) -> Any:
+        """What looks whole, as the rest may be too large for memory."""
+        looks = tf.numpy_function(look_whole, [data], tf.bool)
+        looks = tf.ensure_shape(looks, [None])
+        heights = tf.map_fn(
+            lambda image: tf.shape(decoded(image, side=1))[0],
+            tf.boolean_mask(data, looks),
+            fn_output_signature=tf.int32,
+        )
+        with tf.control_dependencies([heights]):
+            return tf.identity(looks)
 
     return (
         tf.data.Dataset.range(0, len(images), CHUNK)
         .map(lambda first: resident.taken(images, rows, first)[0])
-        .map(
-            lambda data: tf.map_fn(height, data, fn_output_signature=tf.int32),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     )

@@ -148,6 +148,12 @@ class Loop:
         self._require_one_recipe()
         step = 0
         if self._folder and self._checkpoints:
+            if self._checkpoints.newest < 0 and self._folder.has_begun():
+                raise checkpoints.CheckpointError(
+                    f"the run in {self._folder.path} has no checkpoint to go "
+                    "on from. Start again with --overwrite, or choose another "
+                    "--run_name"
+                )
             step = self._checkpoints.restore()
             if step > self._recipe.steps:
                 raise ValueError(

@@ -39,6 +39,7 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
             f"{name} means nothing to model={recipe.model}. Received: "
             f"{name}={value}"
         )
+    _check_population_statistics(recipe)
     if recipe.replicas and recipe.strategy != "mirrored":
         raise ValueError(
             "replicas must be 0 unless strategy=mirrored. Received: "
@@ -53,6 +54,24 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
         raise ValueError(
             "norm=per_activation is for feature maps. "
             f"Received: model={recipe.model}"
+        )
+
+
+def _check_population_statistics(recipe: Recipe) -> None:
+    if not recipe.population_statistics:
+        return
+    if recipe.norm == "none":
+        raise ValueError(
+            "population_statistics must be 0 without normalization. Received: "
+            f"population_statistics={recipe.population_statistics}, norm=none"
+        )
+    # Of each place of a map there are as many values as of a dense feature.
+    places = recipe.norm == "per_activation" or recipe.per_activation_blocks
+    dense = recipe.model == "mlp" or recipe.auxiliary_head
+    if recipe.batch_size == 1 and (dense or places):
+        raise ValueError(
+            "population_statistics need batches of several examples. "
+            "Received: batch_size=1"
         )
 
 
@@ -171,7 +190,7 @@ def run(
             steps = make_steps(recipe, dataset, model, strategy)
             if recipe.population_statistics:
                 batches = training_batches(recipe, dataset, 0, (0, 1))
-                statistics = PopulationStatistics(
+                statistics = _Statistics(
                     batches, steps=recipe.population_statistics
                 )
                 callbacks = [statistics, *callbacks]
@@ -196,6 +215,24 @@ def _enough_memory(recipe: Recipe) -> Iterator[None]:
             f"Received: width={recipe.width:g}, depth={recipe.depth}, "
             f"image_size={recipe.image_size}, batch_size={recipe.batch_size}"
         ) from None
+
+
+class _Statistics(PopulationStatistics):
+    """Statistics of a run, which may diverge."""
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        try:
+            super().on_test_begin(logs)
+        except ValueError as error:
+            rate = keras.ops.convert_to_numpy(
+                self.model.optimizer.learning_rate
+            )
+            raise TrainingError(
+                "population statistics cannot be estimated after "
+                f"{int(self.model.optimizer.iterations)} steps: {error}. A "
+                "smaller learning_rate may keep them finite. Received: "
+                f"learning_rate={float(rate):g}"
+            ) from error
 
 
 def _strategy(recipe: Recipe) -> Any:
