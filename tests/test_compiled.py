@@ -238,21 +238,6 @@ def test_what_a_batch_of_unknown_size_left_behind_is_differentiated():
     np.testing.assert_allclose(gradient(x), expected, rtol=1e-12)
 
 
-def test_reverse_over_forward_mode_loses_a_part():
-    """TensorFlow takes the tangent that crossed a function for constant.
-
-    `curvature` of the other three combinations is right; see above. Plain
-    operations are in no function.
-    """
-    x, dx = (tf.constant(layers.cotangent((20, 2), seed=s)) for s in (1, 2))
-
-    def function(x):
-        return tf.reduce_sum(ops.batch_norm(x, axes=0)[0])
-
-    lost = curvature(function, x, dx, inner="forward", outer="reverse")
-    assert (lost is None) == compiling.worth_compiling()
-
-
 def test_within_control_flow_jacobian_and_vectorized_map():
     x = tf.constant(layers.cotangent((20, 2)))
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import BatchNormalization
+from keras_bn.backend import compiling
 from tests import layers
 from tests.reference import batch_norm, layer as reference
 
@@ -179,6 +180,40 @@ def test_second_order_is_the_same_in_every_combination_of_modes(case):
             measured = tf.zeros_like(x)
         np.testing.assert_allclose(measured, expected, atol=1e-12)
     assert case == "inference" or np.abs(expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_reverse_over_forward_mode_is_right_at_any_size(mode):
+    """Where XLA would compile, and TensorFlow lose a part of the tangent."""
+    x = tf.constant(layers.features((2000, 32)))
+    v = tf.constant(layers.cotangent(x.shape))
+    layer = layers.built(BatchNormalization(dtype="float64"), x.shape)
+    assert compiling.worth_compiling(x, (0,))
+
+    def loss(x):
+        return tf.reduce_mean(layer(x, training=True) ** 3)
+
+    def over_forward(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            with tf.autodiff.ForwardAccumulator(x, v) as forward:
+                z = loss(x)
+            tangent = forward.jvp(z)
+        return tape.gradient(tangent, x)
+
+    def over_reverse(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z = loss(x)
+            tangent = tf.reduce_sum(inner.gradient(z, x) * v)
+        return outer.gradient(tangent, x)
+
+    first, second = (
+        layers.compiled(f, mode)(x) for f in (over_forward, over_reverse)
+    )
+    assert layers.relative_error(first, second) < layers.FLOAT64
 
 
 def test_a_model_learns_with_a_gradient_penalty():

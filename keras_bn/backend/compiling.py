@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 
 from keras_bn.backend import reductions, xla
 from keras_bn.backend.algorithm1 import PLAIN_FEW, Algorithm1
@@ -148,7 +149,7 @@ def worth_compiling(
     are few sizes; others that are unknown may take any value.
     """
     few_shapes = None not in x.shape[1:] or xla.compiles()
-    if not _COMPILING.get() or not few_shapes:
+    if not _COMPILING.get() or not few_shapes or _has_tangent(x):
         return False
     of_feature = size(x, axes)
     times = 1
@@ -157,6 +158,15 @@ def worth_compiling(
     elif isinstance(of_feature, int) and of_feature <= reductions.FEW:
         times = _TIMES_FOR_FEW
     return _values(x) >= _WORTH_COMPILING * times
+
+
+def _has_tangent(x: Tensor) -> bool:
+    """Whether forward mode differentiates by `x`, or by what it comes from.
+
+    TensorFlow takes the tangent that crossed a compiled function for constant
+    in a backward pass over it. There is no public way to ask.
+    """
+    return any(forwardprop_util.pack_tangents([x]).indices)
 
 
 def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
