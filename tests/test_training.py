@@ -339,17 +339,18 @@ def test_a_run_whose_population_statistics_diverge_has_failed(
 def test_what_has_a_result_has_its_last_checkpoint(
     tmp_path, monkeypatch, tiny_recipe, tiny_dataset
 ):
-    save = checkpoints.Checkpoints.save
+    class Killed(BaseException):
+        pass
 
-    def full(self, step):
-        if step == tiny_recipe.steps:
-            raise training.CheckpointError("no space left on device")
-        save(self, step)
+    def kill(*_):
+        raise Killed
 
-    monkeypatch.setattr(checkpoints.Checkpoints, "save", full)
-    with pytest.raises(training.CheckpointError, match="no space left"):
-        run(tiny_recipe, tiny_dataset, folder=RunFolder(tmp_path))
-    assert not (tmp_path / "result.json").exists()
+    monkeypatch.setattr(RunFolder, "write_result", kill)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(Killed):
+        run(tiny_recipe, tiny_dataset, folder=folder)
+    _, step = training.restore(folder, tiny_dataset)
+    assert step == tiny_recipe.steps
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

@@ -57,7 +57,13 @@ class Runs:
     def model(self, recipe: Recipe) -> keras.Model:
         """The trained network of a recipe; raises as `table`."""
         folder = run_folder.RunFolder(self._logdir / self._train(recipe))
-        return training.restore(folder, self.dataset(recipe.dataset))[0]
+        model, step = training.restore(folder, self.dataset(recipe.dataset))
+        if step != recipe.steps:
+            raise run_folder.RunFolderError(
+                f"{folder.path} has no checkpoint of its last step. Delete it, "
+                "to train it anew"
+            )
+        return model
 
     def untrained(self, recipe: Recipe) -> keras.Model:
         """The network of a recipe at its first step."""

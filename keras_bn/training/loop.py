@@ -122,9 +122,10 @@ class Loop:
             interrupted=received[0] if received else 0,
         )
         if self._folder and self._checkpoints:
-            # The result comes last: a run that has one is complete.
-            self._checkpoints.save(step)
-            self._folder.write_result(result)
+            try:  # First, so that a run that has a result has that too.
+                self._checkpoints.save(step)
+            finally:  # But on a disk that is full.
+                self._folder.write_result(result)
         return result
 
     def _stops(self, received: list[int]) -> bool:

@@ -123,7 +123,10 @@ def test_a_disk_that_fills_up_costs_no_step(tmp_path, whole):
     assert "{{" not in errors
     contents = json.loads((tmp_path / "run" / "result.json").read_text())
     assert contents["steps"] == 1200
-    code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
+    code, _, errors = processes.end(processes.start(tmp_path, "--resume"))
+    assert code == 1
+    assert "has no checkpoint to go on from" in errors
+    code, _, _ = processes.end(processes.start(tmp_path, "--overwrite"))
     assert code == 0
     processes.assert_same_weights(tmp_path, whole)
 
