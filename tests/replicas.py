@@ -156,6 +156,24 @@ def fit(strategy, *, synchronized):
     return {str(i): w.numpy() for i, w in enumerate(model.weights)}
 
 
+def error_in_a_condition(strategy):
+    """What training within a condition of the graph raises."""
+    with strategy.scope():
+        layer = BatchNormalization()
+        layer.build((None, 3))
+
+    def step(x):
+        return tf.cond(
+            tf.size(x) > 0, lambda: layer(x, training=True), lambda: x
+        )
+
+    try:
+        tf.function(strategy.run)(step, (tf.ones((4, 3)),))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 def main(path):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
@@ -174,6 +192,7 @@ def main(path):
     results["second_order/x"] = second_order(strategy, CASES["feature_maps"])
     for key, value in fit(strategy, synchronized=True).items():
         results[f"fit/{key}"] = value
+    results["in_a_condition/error"] = error_in_a_condition(strategy)
     np.savez(path, **results)
 
 

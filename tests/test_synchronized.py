@@ -117,6 +117,10 @@ def test_fit_on_two_replicas_gives_the_weights_of_one_device(replicated):
         assert layers.relative_error(measured[name], want) < 1e-5, name
 
 
+def test_replicas_do_not_meet_within_a_condition(replicated):
+    assert "merge_call" in str(replicated("in_a_condition")["error"])
+
+
 def test_second_order_gradients_are_those_of_one_device(replicated):
     expected = replicas.second_order(
         tf.distribute.get_strategy(), replicas.CASES["feature_maps"]
