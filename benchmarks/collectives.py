@@ -53,7 +53,7 @@ def worker(output: str) -> None:
                 input_shape=dataset.input_shape,
                 classes=dataset.classes,
             )
-        steps = training.make_steps(recipe, dataset, model, strategy)
+        steps: Any = training.make_steps(recipe, dataset, model, strategy)
         steps.train(0, 5)
         graph = steps.train_graph()
         reduced = [op for op in graph.get_operations() if _adds_up(op)]

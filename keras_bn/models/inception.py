@@ -119,7 +119,13 @@ def inception(
     """
     _check(classes, image_size, width, table, dropout)
     make = _Maker(
-        norm, activation, width, initial_weight_scale, l2, seed, image_size
+        norm=norm,
+        activation=activation,
+        width=width,
+        initial_weight_scale=initial_weight_scale,
+        l2=l2,
+        seed=seed,
+        image_size=image_size,
     )
     images = keras.Input((image_size, image_size, 3), name="images")
     x = make.stem(images, local_response_normalization)
@@ -137,7 +143,7 @@ def inception(
     return keras.Model(images, outputs, name="inception")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Maker:
     """Makes the parts of one network."""
 

@@ -53,6 +53,7 @@ class Loop:
 
     def __init__(
         self,
+        *,
         recipe: Recipe,
         model: keras.Model,
         steps: execution.Steps,

@@ -195,7 +195,13 @@ def run(
                 )
                 callbacks = [statistics, *callbacks]
             loop = Loop(
-                recipe, model, steps, strategy, folder, callbacks, progress
+                recipe=recipe,
+                model=model,
+                steps=steps,
+                strategy=strategy,
+                folder=folder,
+                callbacks=callbacks,
+                progress=progress,
             )
             return model, loop.run()
     except strategies.PROCESS_LOST as error:

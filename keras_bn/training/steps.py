@@ -8,19 +8,19 @@ import keras
 from keras_bn.backend import execution
 from keras_bn.data import ArrayDataset
 from keras_bn.data.arrays import BatchOrder
+from keras_bn.data.images import ImageDataset
 from keras_bn.recipes import Recipe
 
 EVALUATION_BATCH = 1000
 #: Images of one evaluation step, or a training batch if that is larger.
 TEST_BATCH = 100
-#: An `ArrayDataset`, or a `keras_bn.data.images.ImageDataset`.
-Dataset = Any
+Dataset = ArrayDataset | ImageDataset
 
 
 def make_steps(
     recipe: Recipe, dataset: Dataset, model: keras.Model, strategy: Any
-) -> Any:
-    """The steps of a run, as of `keras_bn.backend.execution.Steps`.
+) -> execution.Steps:
+    """The steps of a run.
 
     Args:
         recipe: What to train.
@@ -52,13 +52,16 @@ def training_batches(
     recipe: Recipe, dataset: Dataset, step: int, part: tuple[int, int]
 ) -> Any:
     """Batches from a step on: the part `(i, n)` of n that process i trains."""
-    of_images = {"distortion": recipe.distortion, "shuffle": recipe.shuffle}
+    options: dict[str, Any] = {
+        "batch_size": recipe.batch_size,
+        "seed": recipe.seed,
+        "start_step": step,
+        "part": part,
+    }
+    if isinstance(dataset, ArrayDataset):
+        return dataset.train(**options)
     return dataset.train(
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        start_step=step,
-        part=part,
-        **({} if isinstance(dataset, ArrayDataset) else of_images),
+        distortion=recipe.distortion, shuffle=recipe.shuffle, **options
     )
 
 
