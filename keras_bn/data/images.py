@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bn.arguments import one_of
-from keras_bn.data import augment, resident, views
+from keras_bn.data import augment, reading, resident, views
 from keras_bn.data.arrays import BatchOrder, identity, share
 from keras_bn.data.records import Images
 
@@ -166,7 +166,7 @@ class ImageDataset:
 
         return (
             tf.data.Dataset.counter(start_step)
-            .map(lambda step: (step, *resident.taken(images, rows, step)))
+            .map(lambda step: (step, *reading.taken(images, rows, step)))
             .map(views_of, num_parallel_calls=_AT_A_TIME)
             .prefetch(2)
         )
@@ -213,9 +213,7 @@ class ImageDataset:
 
         return (
             tf.data.Dataset.range(len(shares))
-            .map(
-                lambda batch: resident.taken(images, shares.__getitem__, batch)
-            )
+            .map(lambda batch: reading.taken(images, shares.__getitem__, batch))
             .map(views_of, num_parallel_calls=tf.data.AUTOTUNE)
             .prefetch(2)
         )

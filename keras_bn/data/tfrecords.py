@@ -25,8 +25,8 @@ from keras_bn.data import conversion, files, records, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.data.conversion import CLASSES, COUNTS
 from keras_bn.data.images import ImageDataset
+from keras_bn.data.reading import ENCODED
 from keras_bn.data.records import Images
-from keras_bn.data.resident import ENCODED
 
 _LOG = logging.getLogger(__name__)
 #: Field names of the common ImageNet TFRecords.

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_bn.data import resident
+from keras_bn.data import reading
 from keras_bn.data.decoding import decoded
 from keras_bn.data.records import (
     Images,
@@ -94,7 +94,7 @@ def reason(error: tf.errors.OpError) -> str:
 
 def _encoded(images: Images, row: int) -> Any:
     """The image of a row, out of its Example if it is in one."""
-    return resident.taken(images, lambda row: np.array([row]), row)[0][0]
+    return reading.taken(images, lambda row: np.array([row]), row)[0][0]
 
 
 def _decoded_chunks(images: Images) -> Any:
@@ -102,9 +102,6 @@ def _decoded_chunks(images: Images) -> Any:
 
     An error where one does not decode.
     """
-
-    def rows(first: int) -> NDArray[np.int64]:
-        return np.arange(first, min(first + CHUNK, len(images)))
 
     def look_whole(data: Any) -> NDArray[np.bool_]:
         return np.array([not damage_of(image) for image in data])
@@ -121,8 +118,6 @@ def _decoded_chunks(images: Images) -> Any:
         with tf.control_dependencies([heights]):
             return tf.identity(looks)
 
-    return (
-        tf.data.Dataset.range(0, len(images), CHUNK)
-        .map(lambda first: resident.taken(images, rows, first)[0])
-        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return reading.chunks(images, CHUNK).map(
+        decode, num_parallel_calls=tf.data.AUTOTUNE
     )
