@@ -14,6 +14,7 @@ from keras.src.utils.python_utils import is_default
 
 from keras_bn import structure
 from keras_bn.dtypes import default_policy
+from keras_bn.errors import reason
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 
@@ -282,10 +283,9 @@ def _from_config(layer: Layer) -> Layer:
                 {k: v for k, v in config.items() if k not in refused}
             )
     except (NotImplementedError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
         raise ValueError(
             "layers must be such that from_config(get_config()) makes them "
-            f"again. Received: {kind.__name__} {layer.name}: {reason}"
+            f"again. Received: {kind.__name__} {layer.name}: {reason(error)}"
         ) from error
     if "name" in refused:
         made.name = layer.name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from keras_bn.errors import ExpectedError
+from keras_bn.errors import ExpectedError, reason
 
 
 def load(path: Path, *, compiled: bool = False) -> keras.Model:
@@ -41,8 +41,7 @@ def blaming(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ExpectedError(f"{path} {what}: {reason}") from error
+        why = error.strerror or reason(error)
+        raise ExpectedError(f"{path} {what}: {why}") from error
     except Exception as error:  # Keras raises anything on a broken file.
-        reason = str(error)[:300] or type(error).__name__
-        raise ExpectedError(f"{path} {what}: {reason}") from error
+        raise ExpectedError(f"{path} {what}: {reason(error)}") from error

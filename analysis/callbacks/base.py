@@ -8,8 +8,6 @@ before the first step, what goes wrong later is noted and training goes on.
 """
 
 import logging
-import re
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,11 +19,9 @@ from analysis import autodiff, probes, structure, tags
 from analysis.layout import Category
 from analysis.readings import Sink
 from analysis.schedules import Schedule
+from keras_bn.errors import reason
 
 _LOG = logging.getLogger(__name__)
-
-#: Most letters of a reason: TensorFlow lists every label of a batch.
-LONGEST = 300
 
 #: A tag and its value; an array becomes a histogram.
 Reading = tuple[str, Any]
@@ -238,7 +234,7 @@ class MeasureCallback(StepCallback):
             self.prepare()
         except ValueError as error:
             raise ValueError(
-                f"{self.measure}: {_plain(error)} "
+                f"{self.measure}: {reason(error)} "
                 f"(the probe's inputs: {_shapes(self.probe.inputs)})"
             ) from error
 
@@ -282,15 +278,14 @@ class MeasureCallback(StepCallback):
                     self._writer.scalar(tag, float(value), step=self.step)
         except Exception as error:
             self._note("all", error)
-        for layer, reason in self.missing.items():
+        for layer, why in self.missing.items():
             name = tags.tag("missing", self.measure, layer)
-            self._writer.text(name, reason, step=self.step)
+            self._writer.text(name, why, step=self.step)
         self.missing.clear()
         self._writer.flush()
 
     def _note(self, layer: str, error: Exception) -> None:
-        reason = _plain(error)
-        self.missing[layer] = reason
+        self.missing[layer] = why = reason(error)
         if layer not in self._warned:
             self._warned.add(layer)
             _LOG.warning(
@@ -298,7 +293,7 @@ class MeasureCallback(StepCallback):
                 self.measure,
                 layer,
                 self.step,
-                reason,
+                why,
             )
 
 
@@ -354,19 +349,6 @@ def check_finite(*arrays: ArrayLike) -> None:
             raise ValueError(
                 f"{bad:,} of {np.size(array):,} values are not finite"
             )
-
-
-def _plain(error: Exception) -> str:
-    """What is wrong, in a line, without what Keras or TensorFlow adds."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
-    paragraphs = text.split("\n\n")
-    if text.startswith("Graph execution error"):
-        why = paragraphs[-1].partition("[[{{node")[0]
-    elif text.startswith("Exception encountered") and paragraphs[1:]:
-        why = paragraphs[1]
-    else:
-        why = paragraphs[0]
-    return textwrap.shorten(why, LONGEST, placeholder=" ...")
 
 
 def _shapes(inputs: Any) -> str:

@@ -11,7 +11,6 @@ names, so there is no list of them that could be damaged.
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_bn.errors import ExpectedError
+from keras_bn.errors import ExpectedError, reason
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} cannot be written: "
-                f"{_first_line(error)}"
+                f"{reason(error)}"
             ) from None
         self._current = step
 
@@ -164,12 +163,11 @@ class Checkpoints:
                 IndexError,
             ) as error:
                 reasons.append(
-                    f"checkpoint {path} cannot be restored: "
-                    f"{_first_line(error)}"
+                    f"checkpoint {path} cannot be restored: {reason(error)}"
                 )
                 continue
-            for reason in reasons:
-                _LOG.warning("%s; going on from %s", reason, path)
+            for why in reasons:
+                _LOG.warning("%s; going on from %s", why, path)
             self._current = step
             return step
         if reasons:
@@ -182,9 +180,3 @@ def variables(model: keras.Model) -> list[Any]:
     metrics = {id(variable) for variable in model.metrics_variables}
     own = [v for v in model.variables if id(v) not in metrics]
     return [*own, *model.optimizer.variables]
-
-
-def _first_line(error: Exception) -> str:
-    """Its reason, without the names that TensorFlow gives its operations."""
-    line = (str(error) or repr(error)).splitlines()[0]
-    return re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", line)

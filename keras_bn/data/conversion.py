@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_bn.data import files, records, verification
 from keras_bn.data.arrays import DataError
+from keras_bn.errors import reason
 from keras_bn.writing import replacing, write_json
 
 _LOG = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ def write(
         for name, rows in named.items()
     }
     _claim(folder, tree, {**options, COUNTS: sizes})
-    for name, reason in tree.skipped.items():
-        _LOG.warning("left out: %s (%s)", name, reason)
+    for name, why in tree.skipped.items():
+        _LOG.warning("left out: %s (%s)", name, why)
     counts = {"train": 0, "validation": 0}
     for part, images in (("train", tree.train), ("validation", tree.test)):
         for done, (name, rows) in enumerate(dealt[part].items(), 1):
@@ -134,8 +135,7 @@ def check(path: Path) -> int:
         raise DataError(f"{path} cannot be read: Permission denied") from None
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path} is damaged: {verification.reason(error)}. Delete it and "
-            "convert again"
+            f"{path} is damaged: {reason(error)}. Delete it and convert again"
         ) from None
 
 
@@ -191,7 +191,7 @@ def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
                         writer.write(example)
             except tf.errors.OpError as error:
                 raise DataError(
-                    f"{path} cannot be written: {verification.reason(error)}"
+                    f"{path} cannot be written: {reason(error)}"
                 ) from None
             expect(temporary, count, found=check(temporary))
     else:

@@ -27,6 +27,7 @@ from keras_bn.data.conversion import CLASSES, COUNTS
 from keras_bn.data.images import ImageDataset
 from keras_bn.data.reading import ENCODED
 from keras_bn.data.records import Images
+from keras_bn.errors import reason
 
 _LOG = logging.getLogger(__name__)
 #: Field names of the common ImageNet TFRecords.
@@ -145,7 +146,7 @@ def _labels(paths: Sequence[Path]) -> NDArray[np.int64]:
     except tf.errors.OpError as error:
         raise DataError(
             f"{paths[0].parent}: a shard is damaged, or a record does not hold "
-            f"image/encoded and image/class/label: {verification.reason(error)}"
+            f"image/encoded and image/class/label: {reason(error)}"
         ) from None
     return np.concatenate(found)
 

@@ -7,7 +7,6 @@ errors for a fraction of the time.
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,10 @@ from keras_bn.data.records import (
     damage_of,
     no_whole_test_images,
 )
+from keras_bn.errors import reason
 
 #: Images read and decoded at a time.
 CHUNK = 64
-#: What a message says of the program rather than of the data.
-_OF_TENSORFLOW = re.compile(
-    r"\{\{function_node .*?\}\}"
-    r"|Error in user-defined function .*? iterator: \S+"
-    r"|(\[\[\{\{node|\[Op:).*",
-    re.DOTALL,
-)
 
 
 def verified(tree: Tree) -> Tree:
@@ -85,11 +78,6 @@ def complaint(image: Any) -> str:
     except tf.errors.OpError as error:
         return f"it does not decode: {reason(error)}"
     return ""
-
-
-def reason(error: tf.errors.OpError) -> str:
-    """What TensorFlow says of the data, in one line of bounded length."""
-    return " ".join(_OF_TENSORFLOW.sub("", str(error.message)).split())[:200]
 
 
 def _encoded(images: Images, row: int) -> Any:

@@ -10,6 +10,7 @@ import keras
 
 from keras_bn import models
 from keras_bn.backend import checkpoints, execution, strategies
+from keras_bn.errors import reason
 from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
@@ -207,7 +208,7 @@ def run(
     except strategies.PROCESS_LOST as error:
         raise TrainingError(
             "another process of the run is gone. Start all of them again with "
-            f"--resume. ({str(error).splitlines()[0]})"
+            f"--resume. ({reason(error)})"
         ) from None
 
 
