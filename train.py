@@ -6,7 +6,7 @@
     python train.py --dataset=mnist --data_dir=DIR
     python train.py --dry_run                  only say what would be trained
 
-Every flag but the first few overrides one field of the recipe.
+A flag whose help ends in [recipe's own] overrides that field of the recipe.
 """
 
 import dataclasses
@@ -35,12 +35,16 @@ FLAGS = flags.FLAGS
 _RECIPE_FLAGS: list[str] = []
 
 flags.DEFINE_string("recipe", "fig1_bn", f"one of {', '.join(recipes.RECIPES)}")
-flags.DEFINE_string("data_dir", None, "folder of the data set's files")
+flags.DEFINE_string(
+    "data_dir", None, "folder of the data set's files, or the file"
+)
 flags.DEFINE_string("logdir", "runs", "folder that holds a folder for each run")
 flags.DEFINE_string(
     "run_name", None, "default: recipe, data set and seed, joined by hyphens"
 )
-flags.DEFINE_bool("resume", False, "go on with the run of that name")
+flags.DEFINE_bool(
+    "resume", False, "go on with the run of that name, or begin it"
+)
 flags.DEFINE_bool("overwrite", False, "replace the run of that name")
 flags.DEFINE_bool("dry_run", False, "print recipe and size, touch nothing")
 

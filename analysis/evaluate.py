@@ -96,7 +96,8 @@ def evaluate(
         progress: Whether to count images on standard error.
 
     Returns:
-        `name`, `step`, `crops`, `top_1`, `top_5`: shares of test images.
+        `name` (the run's folder), `step`, `crops`, `top_1`, `top_5`: shares of
+        test images.
 
     Raises:
         ValueError: If the runs are of different data, or there are none.
@@ -105,7 +106,7 @@ def evaluate(
     recipes = [folder.read_recipe() for folder in folders]
     dataset = _dataset(recipes, data_dir, crops)
     rows, every = [], []
-    for folder, recipe in zip(folders, recipes, strict=True):
+    for folder in folders:
         if folder.read_data() not in ({}, dataset.identity()):
             _LOG.warning("%s was trained on other data", folder.path)
         model, step = training.restore(folder, dataset)
@@ -117,7 +118,7 @@ def evaluate(
             progress=folder.path.name if progress else "",
         )
         every.append(p)
-        rows.append(_row(recipe.recipe, step, crops, p, labels))
+        rows.append(_row(folder.path.name, step, crops, p, labels))
     if len(every) > 1:
         name = f"ensemble of {len(every)}"
         rows.append(_row(name, None, crops, np.mean(every, 0), labels))
@@ -153,11 +154,13 @@ def _dataset(
             f"crops must be one of {', '.join(map(str, CROPS))}. "
             f"Received: crops={crops}"
         )
+    if not recipes:
+        raise ValueError("runs must name folders of runs. Received: none")
     sources = {(recipe.dataset, recipe.image_size) for recipe in recipes}
     if len(sources) != 1:
         raise ValueError(
             "runs must be of one data set and image size. Received: "
-            + (", ".join(f"{n} at {s}" for n, s in sorted(sources)) or "none")
+            + ", ".join(f"{n} at {s}" for n, s in sorted(sources))
         )
     ((name, size),) = sources
     dataset = data.load(name, data_dir=data_dir, image_size=size)
@@ -196,7 +199,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("runs", [], "folders of runs, comma separated")
-    flags.DEFINE_string("data_dir", None, "folder of the data set's files")
+    flags.DEFINE_string(
+        "data_dir", None, "folder of the data set's files, or the file"
+    )
     flags.DEFINE_enum("crops", "1", [*map(str, CROPS)], "views of an image")
     flags.DEFINE_string("output", None, "JSON file to write")
     Command("evaluate", main).run()

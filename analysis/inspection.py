@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The callbacks' measures, once, of a model that is not in training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from analysis import probes, schedules, tags
 from analysis.callbacks import sets
 from analysis.readings import Readings
 from analysis.text import text_table
+from keras_bn.arguments import optional_size
 
 #: Those of a step are left out, as there is none.
 MEASURES = tuple(
@@ -50,6 +52,7 @@ def inspect_model(
             for a probe without examples or that the model does not take.
     """
     chosen = sets.find_preset(preset)
+    optional_size("examples", examples)
     sizes = {
         name: examples or chosen.size(name)
         for name in _known(measures) or chosen.measures
@@ -68,7 +71,9 @@ def inspect_model(
                     f"{lacking}, so there is no loss to take gradients of",
                 )
         whole = probes.Probe(whole.inputs)
-    for name, part in sets.parts(whole, sizes, seed=seed).items():
+    most = math.inf if examples else chosen.numbers
+    parts = sets.parts(whole, sizes, numbers=most, seed=seed)
+    for name, part in parts.items():
         callback = sets.MEASURES[name](
             readings,
             schedule=schedules.every(1),

@@ -89,7 +89,13 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
         *text_table(_variants(table)),
         *missing,
         "Written: "
-        + ", ".join([str(folder / "index.html"), *(p.file for p in pictures)]),
+        + ", ".join(
+            [
+                str(folder / "index.html"),
+                *(p.file for p in [*pictures, *of_claims]),
+                "runs.json",
+            ]
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ A tag is `<measure>/<layer>/<statistic>`, with whatever the measure depends on
                                             median, mean over the examples
     jacobian/<layer>/<mode>/spectrum        histogram of all of them
     covariance/<layer>/condition_number, whitening_distance, directions
-    covariance/<layer>/log10_spectrum       histogram of the eigenvalues' log
+    covariance/<layer>/log10_spectrum       log of eigenvalues above rounding
     gradients/<layer>/norm
     weights/<layer>/norm, growth, update_ratio
     covariate_shift/<layer>/cosine, distance, mean_drift, std_drift

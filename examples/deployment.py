@@ -15,13 +15,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 import keras_bn
 from benchmarks import measure
 from examples import images
 from examples.images import Images
 from keras_bn import folding, structure
+from keras_bn.command_line import Command
 
 FLAGS = flags.FLAGS
 
@@ -122,7 +123,7 @@ def _predict(model: Any, batch: Any) -> Any:
     return model(batch, training=False).numpy()
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Goes all the way and prints what it finds."""
     keras.utils.set_random_seed(FLAGS.seed)
     data = images.load(FLAGS.data_dir)
@@ -165,4 +166,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 20, "timed runs", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of weights and order of images")
     flags.DEFINE_string("output", "build/deployment.json", "file to write")
-    app.run(main)
+    Command("deployment", main).run()

@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import keras_bn
 from analysis.figures import style
@@ -26,6 +26,7 @@ from benchmarks import measure
 from examples import images
 from examples.images import Images
 from keras_bn import structure
+from keras_bn.command_line import Command
 
 FLAGS = flags.FLAGS
 
@@ -205,7 +206,7 @@ def table(runs: list[Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Trains and moves a network per seed; prints, draws, writes."""
     data = images.load(FLAGS.data_dir)
     data = data._replace(
@@ -226,9 +227,11 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "folder that holds mnist.npz")
-    flags.DEFINE_integer("examples", 10_000, "images to train on")
+    flags.DEFINE_integer(
+        "examples", 10_000, "images to train on", lower_bound=COUNTS[-1]
+    )
     flags.DEFINE_integer("epochs", 3, "passes over them", lower_bound=1)
     flags.DEFINE_integer("seeds", 3, "networks to train", lower_bound=1)
     flags.DEFINE_string("output", "build/transfer.json", "file to write")
     flags.DEFINE_string("figure", "build/transfer.png", "picture to draw")
-    app.run(main)
+    Command("domain_transfer", main).run()

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import keras_bn
+from keras_bn.data import files
 
 layers = keras.layers
 
@@ -31,9 +32,9 @@ def load(data_dir: str | None) -> Images:
             bunch.images / 16, bunch.target, test_size=360, random_state=0
         )
     else:
-        with np.load(Path(data_dir) / "mnist.npz", allow_pickle=False) as file:
-            x_train, x_test = file["x_train"] / 255, file["x_test"] / 255
-            y_train, y_test = file["y_train"], file["y_test"]
+        found = files.arrays(Path(data_dir) / "mnist.npz")
+        x_train, x_test = found["x_train"] / 255, found["x_test"] / 255
+        y_train, y_test = found["y_train"], found["y_test"]
 
     def images(x: Any) -> Any:
         return x[..., np.newaxis].astype(np.float32)

@@ -29,6 +29,9 @@ from keras_bn.statistics import POOLINGS, Statistics
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 Tensor = Any
 
+#: Examples of a batch that arrays are cut into by default, as in Keras.
+_BATCH_SIZE = 32
+
 
 def estimate_population_statistics(
     model: keras.Model,
@@ -57,8 +60,9 @@ def estimate_population_statistics(
         model: A built model of any kind.
         dataset: What `model.predict` takes: an array `[N, ...]` or a
             structure of them, or a `tf.data.Dataset`, `PyDataset`, data
-            loader or generator of batches, as `x`, `(x, y)` or `(x, y,
-            sample_weight)`. Labels and weights are not used.
+            loader or generator of batches, as `x` (a generator, as `(x,)`),
+            `(x, y)` or `(x, y, sample_weight)`. Labels and weights are not
+            used.
         steps: Batches to take; `None` takes all.
         pooling: `"paper"` or `"exact"`.
         layers: Names of the BN layers to estimate; `None` takes all, frozen
@@ -162,10 +166,16 @@ class _Pass(keras.Model):
         verbose: int | str,
     ) -> list[str]:
         """Runs and sets the statistics; the names of layers that it set."""
-        if all(part is None for part in keras.tree.flatten(dataset)):
+        arguments.optional_size("steps", steps)
+        arguments.optional_size("batch_size", batch_size)
+        parts = keras.tree.flatten(dataset)
+        if all(part is None for part in parts):
             raise ValueError(
                 f"dataset must have a batch. Received: dataset={dataset}"
             )
+        if batch_size is None and all(hasattr(x, "shape") for x in parts):
+            # Keras would cut arrays into `steps` batches, however large.
+            batch_size = _BATCH_SIZE
         for variable in keras.tree.flatten((self._pools, self._batches)):
             variable.assign(keras.ops.zeros_like(variable))
         with warnings.catch_warnings():

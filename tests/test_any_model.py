@@ -512,6 +512,9 @@ def test_without_targets_there_are_no_gradients(tmp_path):
     tags = {tag for tag, _, _ in event_file.scalars(tmp_path / "analysis")}
     measures = {tag.split("/")[0] for tag in tags}
     assert measures == {"percentiles", "jacobian", "covariance", "weights"}
+    said = {tag.split("/")[1]: text for tag, text in missing(tmp_path)}
+    assert {*said} == {"gradients", "covariate_shift", "landscape"}
+    assert "the probe has no targets" in said["gradients"]
 
 
 def test_wrong_arguments_are_said_before_the_first_step(tmp_path):

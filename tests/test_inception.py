@@ -201,3 +201,16 @@ def test_it_is_saved_and_loaded(tmp_path):
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         models.inception(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"per_activation_blocks": ("5b", "9z")}, "one of 3a, .*: .*=9z"),
+        ({"initial_weight_scale": -1.0}, "initial_weight_scale=-1.0"),
+        ({"table": "printed"}, "one of exact, literal"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.inception(image_size=16, width=0.03, **arguments)

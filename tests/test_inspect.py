@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from keras import layers
 import analysis
 import keras_bn
 from analysis import event_file, inspect, inspection, schedules
+from analysis.callbacks import sets
 from keras_bn import saved_models
 from keras_bn.command_line import Command
 from tests import archives
@@ -101,6 +103,26 @@ def test_preset_measures_layers_and_examples_are_chosen():
     # Seven examples of 64 numbers vary in six directions.
     spectrum = readings.distributions["covariance/hidden/log10_spectrum"]
     assert np.sum(spectrum > -10) == 6
+
+
+def test_large_examples_are_fewer_as_of_watch():
+    images = np.random.default_rng(0).normal(size=(80, 64, 64, 3))
+    model = keras.Sequential(
+        [keras.Input((64, 64, 3)), layers.Conv2D(2, 3), layers.ReLU()]
+    )
+    for options, count in (({}, sets.FEWEST), ({"examples": 70}, 70)):
+        parts = []
+        with mock.patch.object(
+            sets.MEASURES["percentiles"],
+            "start",
+            lambda self, parts=parts: parts.append(self.probe.inputs),
+        ):
+            inspection.inspect_model(
+                model, probe=images, measures=["percentiles"], **options
+            )
+        assert [len(part) for part in parts] == [count]
+    with pytest.raises(ValueError, match="examples must be None or an int"):
+        inspection.inspect_model(model, probe=images, examples=0)
 
 
 @pytest.mark.parametrize(

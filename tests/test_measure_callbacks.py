@@ -70,6 +70,22 @@ def test_a_batch_jacobian_is_taken_where_training_runs():
         )
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (JacobianCallback, {"method": "iterative"}, "one of auto, exact, lanc"),
+        (JacobianCallback, {"method": "svd"}, "Received: method=svd"),
+        (JacobianCallback, {"mode": "training"}, "Received: mode=training"),
+        (JacobianCallback, {"k": 0}, "k must be 1 or more"),
+        (PercentilesCallback, {"q": (101,)}, r"q must lie in \[0, 100\]"),
+        (PercentilesCallback, {"q": ()}, r"q must lie in \[0, 100\]"),
+    ],
+)
+def test_wrong_arguments_are_said_at_once(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        kind(Readings(), schedule=every(1), probe=values((6, 4)), **options)
+
+
 @pytest.mark.parametrize("part", ["inputs", "outputs", "driven"])
 def test_a_unit_that_a_block_lacks_is_refused_before_the_first_step(part):
     last = {

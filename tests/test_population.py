@@ -266,6 +266,22 @@ def test_layers_at_any_depth_are_estimated(make, norm):
         assert "call" not in vars(layer)
 
 
+def test_steps_are_batches_of_an_array_too():
+    """Where Keras would cut all of it into so many."""
+    x = data((500, 5))
+    model, other = chain(), chain()
+    estimate(model, x, steps=2)
+    estimate(other, x[:64], batch_size=32)
+    for one, two in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size"])
+def test_sizes_are_at_least_1(name):
+    with pytest.raises(ValueError, match=f"{name} must be None or an integer"):
+        estimate(chain(), data(), **{name: 0})
+
+
 class WithoutModes(keras.Model):
     """Whose call takes no `training`, and which has a layer too many."""
 

@@ -19,6 +19,8 @@ class DashboardCallback(StepCallback):
         measures: The measuring callbacks.
         hyperparameters: What to compare runs by.
         run_name: The run's row on the hparams page.
+        left_out: Names of measures that were asked for and that the probe,
+            which has no targets, does not do for.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class DashboardCallback(StepCallback):
         measures: Sequence[MeasureCallback],
         hyperparameters: Mapping[str, Any],
         run_name: str,
+        left_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._writer = writer
@@ -36,6 +39,7 @@ class DashboardCallback(StepCallback):
         self._measures = measures
         self._hyperparameters = hyperparameters
         self._run_name = run_name
+        self._left_out = left_out
 
     def start(self) -> None:
         """Writes, unless the run is a resumed one, which has all that."""
@@ -48,6 +52,9 @@ class DashboardCallback(StepCallback):
             for measure in self._measures:
                 name = tags.tag("how_to_read", measure.measure)
                 self._writer.text(name, measure.how_to_read)
+            for without in self._left_out:
+                name = tags.tag("missing", without, "network")
+                self._writer.text(name, "the probe has no targets")
             self._writer.flush()
         self._run_writer.open(0)
         self._run_writer.hyperparameters(

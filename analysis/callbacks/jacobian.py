@@ -13,6 +13,7 @@ from analysis.measures.jacobian import Jacobian, Mode
 from analysis.measures.lanczos import Effort
 from analysis.measures.spectra import Method
 from analysis.readings import Sink
+from keras_bn.arguments import one_of
 
 #: Points of a density that its histogram is made of.
 _POINTS = 200
@@ -35,9 +36,15 @@ class JacobianCallback(CapturingCallback):
         writer: Where to write.
         mode: `"inference"`, or `"batch"`: in training mode, the layers before
             the block too, the examples coupled; the probe is the batch.
-        k: How many of the largest values get a curve.
-        method: As of `analysis.jacobian_spectrum`.
+        k: How many of the largest values get a curve; 1 or more.
+        method: `"auto"`, `"exact"` or `"lanczos"`, as of
+            `analysis.jacobian_spectrum`: what is written are means over all
+            values, which `"iterative"` does not give.
         **options: See `MeasureCallback`.
+
+    Raises:
+        ValueError: See `MeasureCallback`; also for another `mode` or `method`,
+            or a `k` below 1.
     """
 
     measure = "jacobian"
@@ -60,6 +67,10 @@ under *histograms*."""
         **options: Any,
     ) -> None:
         super().__init__(writer, **options)
+        one_of("mode", mode, ("inference", "batch"))
+        one_of("method", method, ("auto", "exact", "lanczos"))
+        if k < 1:
+            raise ValueError(f"k must be 1 or more. Received: k={k}")
         self._mode: Mode = mode
         self.training = mode == "batch"
         self._k = k

@@ -9,7 +9,11 @@ from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Band, Category, Lines
 from analysis.measures import samples
 from analysis.measures.moments import moments
-from analysis.measures.percentiles import PAPER_PERCENTILES, percentiles
+from analysis.measures.percentiles import (
+    PAPER_PERCENTILES,
+    check_percentages,
+    percentiles,
+)
 from analysis.measures.saturation import saturation
 from analysis.readings import Sink
 
@@ -37,8 +41,9 @@ class PercentilesCallback(CapturingCallback):
         **options: See `MeasureCallback`.
 
     Raises:
-        ValueError: See `MeasureCallback`; also for a negative `unit` and,
-            before the first step, for one that a block does not have.
+        ValueError: See `MeasureCallback`; also for percentages outside of
+            `[0, 100]`, for a negative `unit` and, before the first step, for
+            one that a block does not have.
     """
 
     measure = "percentiles"
@@ -66,6 +71,7 @@ looks cut."""
         super().__init__(writer, **options)
         if unit < 0:
             raise ValueError(f"unit must be 0 or more. Received: unit={unit}")
+        check_percentages(q)
         self._q = tuple(q)
         self._unit = unit
         self._slopes: dict[str, Any] = {}

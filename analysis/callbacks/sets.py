@@ -4,7 +4,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ def watch(
         hyperparameters=hyperparameters or {},
         seed=seed,
         overwrite=overwrite,
+        asked=chosen.measures,
     )
 
 
@@ -217,6 +218,7 @@ def _callbacks(
     seed: int,
     overwrite: bool,
     layers: Any = None,
+    asked: Sequence[str] = (),
 ) -> list[keras.callbacks.Callback]:
     make = functools.partial(summaries.Writer, overwrite=overwrite)
     writer = make(folder / "analysis")
@@ -225,6 +227,14 @@ def _callbacks(
             writer, schedule=schedule, probe=probe, layers=layers, seed=seed
         )
         for name, probe in measures.items()
+    ]
+    without = [
+        *(name for name in asked if name not in measures),
+        *(
+            measure.measure
+            for measure in chosen
+            if measure.takes_gradients and measure.probe.targets is None
+        ),
     ]
     return [
         CurvesCallback(make(folder / "train"), make(folder / "validation")),
@@ -235,5 +245,6 @@ def _callbacks(
             measures=chosen,
             hyperparameters=hyperparameters,
             run_name=folder.name,
+            left_out=without,
         ),
     ]

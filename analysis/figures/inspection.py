@@ -63,7 +63,7 @@ def figures(
         ),
         "covariance": _bands(
             {k: 10**v for k, v in spectra["covariance"].items()},
-            "eigenvalues of the inputs' covariance: all, middle half, median",
+            "eigenvalues of the inputs' covariance above 0: all, middle half, median",
             log=True,
         ),
         "gradients": _dots(norms),

@@ -49,9 +49,9 @@ def percentiles(
             "values must have shape [N, ..., units] and not be empty. "
             f"Received: shape={array.shape}"
         )
-    outside = [p for p in q if not 0 <= p <= 100]
-    if outside or not len(q):
-        raise ValueError(f"q must lie in [0, 100]. Received: q={tuple(q)}")
+    check_percentages(q)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be 1 or more. Received: limit={limit}")
     rows: NDArray[Any] = array.reshape(-1, array.shape[-1] if per_unit else 1)
     if limit is not None and len(rows) > limit:
         drawn = np.random.default_rng(seed).integers(0, len(rows), limit)
@@ -60,3 +60,9 @@ def percentiles(
     rows = rows.astype(np.result_type(rows.dtype, np.float32))
     result = np.percentile(rows, q, axis=0 if per_unit else None)
     return np.asarray(result, np.float64)
+
+
+def check_percentages(q: Sequence[float]) -> None:
+    """Raises `ValueError` unless there are some, all in `[0, 100]`."""
+    if not len(q) or not all(0 <= p <= 100 for p in q):
+        raise ValueError(f"q must lie in [0, 100]. Received: q={tuple(q)}")

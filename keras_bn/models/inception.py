@@ -118,6 +118,14 @@ def inception(
         ValueError: If a size, a share or a name is not allowed.
     """
     _check(classes, image_size, width, table, dropout)
+    if not 0 < initial_weight_scale < math.inf:
+        raise ValueError(
+            "initial_weight_scale must be finite and > 0. Received: "
+            f"initial_weight_scale={initial_weight_scale}"
+        )
+    names = tuple(block.name for block in BLOCKS)
+    for name in per_activation_blocks:
+        one_of("per_activation_blocks", name, names)
     make = _Maker(
         norm=norm,
         activation=activation,
