@@ -63,7 +63,8 @@ def figures(
         ),
         "covariance": _bands(
             {k: 10**v for k, v in spectra["covariance"].items()},
-            "eigenvalues of the inputs' covariance above 0: all, middle half, median",
+            "positive eigenvalues of the inputs' covariance: all, middle half, "
+            "median",
             log=True,
         ),
         "gradients": _dots(norms),
