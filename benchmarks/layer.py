@@ -61,6 +61,14 @@ FEW, REPEATS_OF_FEW = 2**14, 100
 WARM_UP_OF_FEW = 120
 #: Rounds are so many times as many with few values.
 ROUNDS_OF_FEW = 10
+#: What tables call the others.
+HEADS = {
+    "keras": "Keras",
+    "keras xla": "Keras, XLA",
+    "ours xla": "ours, XLA",
+    "fused": "fused",
+    "torch": "torch",
+}
 #: Case of a graph that knows the rank of its input and the features, no more.
 UNKNOWN = "sizes unknown"
 #: name, shape, feature axis, dtype policy, activation
@@ -309,12 +317,14 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row], pass_: str) -> str:
-    others = ["keras", "keras xla", "ours xla", "fused"]
-    others += ["torch"] * any("torch" in row["seconds"] for row in rows)
+    others = [
+        name for name in HEADS if any(name in row["seconds"] for row in rows)
+    ]
+    heads = [HEADS[name] for name in others]
     lines = [
         f"**{pass_}**, seconds of ours over seconds of the other:",
         "",
-        f"| | shape | ours, µs | copies | {' | '.join(others)} |",
+        f"| | shape | ours, µs | copies | {' | '.join(heads)} |",
         f"| --- | --- |{' ---: |' * (2 + len(others))}",
     ]
     for row in rows:
@@ -337,9 +347,10 @@ def _table(rows: Sequence[Row], pass_: str) -> str:
 
 def _summary(rows: Sequence[Row]) -> str:
     lines = [
-        "Geometric mean, and the largest:",
+        "Geometric means (and the largest):",
         "",
-        "| | ours / keras, 6 shapes | ours / fused, 4 shapes of rank 4 |",
+        "| | over Keras, 6 shapes "
+        "| over the fused kernel, 4 shapes of rank 4 |",
         "| --- | ---: | ---: |",
     ]
     for pass_ in PASSES:

@@ -173,7 +173,9 @@ class _Pass(keras.Model):
             raise ValueError(
                 f"dataset must have a batch. Received: dataset={dataset}"
             )
-        if batch_size is None and all(hasattr(x, "shape") for x in parts):
+        if batch_size is None and all(
+            x is None or hasattr(x, "shape") for x in parts
+        ):
             # Keras would cut arrays into `steps` batches, however large.
             batch_size = _BATCH_SIZE
         for variable in keras.tree.flatten((self._pools, self._batches)):
