@@ -433,6 +433,28 @@ def test_steps_are_batches_whatever_the_optimizer_counts(
     assert steps(tmp_path, "percentiles/first/p50") == [0, 3, 6, 9, 12]
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_steps_are_batches_where_their_number_is_not_known(tmp_path):
+    model = built()
+    model.compile(
+        adapted(gradient_accumulation_steps=3),
+        keras.losses.SparseCategoricalCrossentropy(True),
+        steps_per_execution=4,
+    )
+    x, y = data("sequential", 30)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True)
+    watching = analysis.watch(tmp_path, probe=(x, y))
+    model.fit(
+        batches.batch(6),
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=watching,
+    )
+    points = event_file.scalars(tmp_path / "train")
+    assert [step for tag, step, _ in points if tag == "loss"] == [5, 10]
+
+
 def test_a_model_that_was_trained_before_has_a_page(tmp_path):
     model, _ = fit("built")
     x, y = data("sequential", 36)

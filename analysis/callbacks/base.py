@@ -119,16 +119,17 @@ class StepCallback(keras.callbacks.Callback):
         return (self.params or {}).get("steps") or 0
 
     def _steps_of_optimizer(self) -> int:
-        """What the optimizer has counted; 0 if there is none.
+        """Batches that the optimizer has counted; 0 if there is none.
 
-        It leaves out steps whose float16 gradients overflow.
+        It leaves out those whose float16 gradients overflow.
         """
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None:
             return 0
         inner = getattr(optimizer, "inner_optimizer", optimizer)
-        gathered = getattr(inner, "gradient_accumulation_steps", None) or 1
-        return int(keras.ops.convert_to_numpy(inner.iterations)) * gathered
+        # The public property counts batches whose gradients are gathered once.
+        counted = getattr(inner, "_iterations", inner.iterations)
+        return int(keras.ops.convert_to_numpy(counted))
 
     def start(self) -> None:
         """Called before the first step, at `self.step`."""
