@@ -317,6 +317,11 @@ def _transfer_variables(original: Layer, copy: Layer) -> None:
         ValueError: If the copy has others.
     """
     ours, theirs = _own_variables(copy), _own_variables(original)
+    names = [variable.name for variable in theirs]
+    by_name = {variable.name: variable for variable in ours}
+    # What was quantized after it was built has them in another order.
+    if len({*names}) == len(names) and {*names} == {*by_name}:
+        ours = [by_name[name] for name in names]
     made = [tuple(variable.shape) for variable in ours]
     wanted = [tuple(variable.shape) for variable in theirs]
     if made != wanted:

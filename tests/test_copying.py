@@ -352,3 +352,18 @@ def test_weights_may_be_frozen_one_by_one():
     assert [w.trainable for w in converted.weights] == [
         w.trainable for w in model.weights
     ]
+
+
+@both_copies
+def test_layers_may_have_been_quantized_after_they_were_built(copy):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.layers[2].quantize("float8")
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    assert_same(copy(model), model, x)
