@@ -30,7 +30,9 @@ def load(path: Path, *, compiled: bool = False) -> keras.Model:
             if path.suffix == ".keras" and not zipfile.is_zipfile(file):
                 raise ExpectedError("it is no .keras archive, or damaged")
         if compiled:
-            with contextlib.suppress(TypeError):  # an unknown loss or metric
+            # An unknown loss or metric raises anything; what is wrong with the
+            # model itself is said below.
+            with contextlib.suppress(Exception):
                 return keras.models.load_model(path)
         return keras.models.load_model(path, compile=False)
 

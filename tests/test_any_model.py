@@ -433,6 +433,45 @@ def test_steps_are_batches_whatever_the_optimizer_counts(
     assert steps(tmp_path, "percentiles/first/p50") == [0, 3, 6, 9, 12]
 
 
+@pytest.mark.parametrize("gathered", [None, 3])
+def test_a_second_fit_may_have_callbacks_of_its_own(tmp_path, gathered):
+    """Though the optimizer has counted fewer batches than were made."""
+    model = built()
+    optimizer = adapted(gradient_accumulation_steps=gathered)
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**127),
+        keras.losses.SparseCategoricalCrossentropy(True),
+    )
+    x, y = data("sequential", 30)
+    for _ in range(2):
+        watching = analysis.watch(
+            tmp_path, probe=(x, y), schedule=schedules.every(5)
+        )
+        model.fit(x, y, 6, verbose=0, callbacks=watching)
+    assert steps(tmp_path, "percentiles/first/p50") == [0, 5, 10]
+
+
+def test_a_backup_of_the_first_epoch_goes_on(tmp_path):
+    class PowerCut(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            del logs
+            if batch == 3:
+                raise RuntimeError("power cut")
+
+    def callbacks():
+        backup = keras.callbacks.BackupAndRestore(
+            tmp_path / "backup", save_freq=3
+        )
+        return [*watch(tmp_path, "sequential"), backup]
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit("built", callbacks=[*callbacks(), PowerCut()])
+    fit("built", callbacks=callbacks())
+    measured = steps(tmp_path, "percentiles/first/p50")
+    assert measured == sorted({*measured})
+    assert measured[:3] == [0, 2, 4]
+
+
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_steps_are_batches_where_their_number_is_not_known(tmp_path):
     model = built()

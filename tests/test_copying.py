@@ -319,7 +319,7 @@ def test_a_class_of_its_own_that_was_compiled_is_copied(to):
     model.fit(ids, np.ones((7, 3)), verbose=0)
     converted = keras_bn.convert(model, to=to)
     assert converted.built
-    np.testing.assert_allclose(converted(ids), model(ids), rtol=1e-5)
+    assert_same(converted, model, ids)
 
 
 def of_lora():

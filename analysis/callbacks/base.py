@@ -8,7 +8,8 @@ before the first step, what goes wrong later is noted and training goes on.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 import keras
@@ -27,6 +28,13 @@ _LOG = logging.getLogger(__name__)
 Reading = tuple[str, Any]
 
 
+#: By model, the steps at which training ended when its optimizer had counted so
+#: many: it leaves out those whose float16 gradients overflow.
+_STEPS: MutableMapping[keras.Model, dict[int, int]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 class StepCallback(keras.callbacks.Callback):
     """Counts steps across epochs, resumed runs and steps per execution.
 
@@ -35,8 +43,8 @@ class StepCallback(keras.callbacks.Callback):
 
     Attributes:
         step: Steps made.
-        goes_on: Whether training does, with the same callback, or in a later
-            epoch than the first, as of a model that was restored.
+        goes_on: Whether training does: with the same callback, in a later
+            epoch than the first, or of a model that Keras has restored.
     """
 
     def __init__(self) -> None:
@@ -48,8 +56,8 @@ class StepCallback(keras.callbacks.Callback):
         self._started = False
         self._counted: keras.Model | None = None
         self._counted_before = 0
-        #: Steps made when the optimizer had counted so many.
-        self._known: dict[int, int] = {}
+        #: Steps more than the optimizer has counted, when training began.
+        self._more = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits: other callbacks may yet restore an interrupted run."""
@@ -94,7 +102,8 @@ class StepCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Remembers where it ended."""
         del logs
-        self._known[self._steps_of_optimizer()] = self.step
+        known = _STEPS.setdefault(self.model, {})
+        known[self._steps_of_optimizer()] = self.step
 
     def _begin(self) -> None:
         given = (self.params or {}).get("step")
@@ -102,13 +111,14 @@ class StepCallback(keras.callbacks.Callback):
         counted = self._steps_of_optimizer()
         if given is not None:
             self.step = given
-        elif not again:
-            self.step = counted
-        elif counted:  # Else optimizers of a train_step of one's own count.
-            self.step = self._known.get(counted, counted)
-        self.goes_on = again or bool(given or self._epoch)
+        elif counted or not again:  # Else a train_step has its own optimizers.
+            known = _STEPS.get(self.model, {}) if counted else {}
+            guess = counted + (self._more if again else 0)
+            self.step = known.get(counted, max(guess, 0))
+        restored = getattr(self.model, "_initial_epoch", None) is not None
+        self.goes_on = again or restored or bool(given or self._epoch)
         self._counted = self.model
-        self._known = {counted: self.step}
+        self._more = self.step - counted
 
     def _may_be_fewer(self) -> bool:
         """Whether only the optimizer knows how many steps a batch made."""
