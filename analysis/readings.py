@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 class Sink(Protocol):
     """Takes readings; `analysis.summaries.Writer` writes them to files."""
 
-    def open(self, step: int, *, goes_on: bool = True) -> None:
+    def open(self, step: int, *, goes_on: bool = False) -> None:
         """Called before the first reading, after `step` steps."""
 
     def scalars(self) -> Iterator[tuple[str, int, float]]:
@@ -47,7 +47,7 @@ class Readings:
         self.distributions: dict[str, NDArray[Any]] = {}
         self.remarks: dict[str, str] = {}
 
-    def open(self, step: int, *, goes_on: bool = True) -> None:
+    def open(self, step: int, *, goes_on: bool = False) -> None:
         """Nothing needs to be opened."""
 
     def scalars(self) -> Iterator[tuple[str, int, float]]:

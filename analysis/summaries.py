@@ -58,7 +58,7 @@ class Writer:
         """Whether no run has written into the folder."""
         return not event_file.own_files(self.folder)
 
-    def open(self, step: int, *, goes_on: bool = True) -> None:
+    def open(self, step: int, *, goes_on: bool = False) -> None:
         """Starts writing after `step` steps; a second call does nothing.
 
         What a run that was cut off has written past `step` is taken out
@@ -76,7 +76,7 @@ class Writer:
                 `overwrite` is not given.
         """
         if self._file is None:
-            if not self._overwrite and not (step and goes_on):
+            if not self._overwrite and not goes_on:
                 self._check_is_new(step)
             self.folder.mkdir(parents=True, exist_ok=True)
             event_file.drop_events_after(self.folder, step or -1)

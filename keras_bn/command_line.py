@@ -99,9 +99,10 @@ class Command:
         except ExpectedError as error:
             return self._say(str(error), 1)
         except OSError as error:
-            plain = error.filename is None or error.strerror is None
-            message = f"{error.filename}: {error.strerror}"
-            return self._say(str(error) if plain else message, 1)
+            one_file = isinstance(error.filename, str) and not error.filename2
+            if one_file and error.strerror:
+                return self._say(f"{error.filename}: {error.strerror}", 1)
+            return self._say(str(error) or repr(error), 1)
         except KeyboardInterrupt:
             return self._say("interrupted", 130)
 

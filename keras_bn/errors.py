@@ -8,7 +8,8 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OF_TENSORFLOW = re.compile(
     r"\{\{function_node .*?\}\}"
     r"|Error in user-defined function .*? iterator: \S+"
-    r"|(\[\[\{\{node|\[Op:).*",
+    r"|\[Op:\w*\]( name: \S*)?"
+    r"|\[\[\{\{node.*",
     re.DOTALL,
 )
 

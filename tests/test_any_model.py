@@ -433,6 +433,38 @@ def test_steps_are_batches_whatever_the_optimizer_counts(
     assert steps(tmp_path, "percentiles/first/p50") == [0, 3, 6, 9, 12]
 
 
+def test_a_refused_callback_does_not_take_the_folder_when_asked_again(
+    tmp_path,
+):
+    x, y = data("sequential", 36)
+    fit("built", callbacks=watch(tmp_path, "sequential"))
+    before = steps(tmp_path, "percentiles/first/p50")
+    other = built()
+    other.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    watching = watch(tmp_path, "sequential")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="curves of an earlier run"):
+            other.fit(x, y, 6, callbacks=watching, verbose=0)
+        assert steps(tmp_path, "percentiles/first/p50") == before
+
+
+def test_what_failed_in_its_first_batch_may_be_repeated(tmp_path):
+    x, y = data("sequential", 36)
+
+    class Fails(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            del logs
+            raise InterruptedError(batch)
+
+    model = built()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    watching = watch(tmp_path, "sequential")
+    with pytest.raises(InterruptedError):
+        model.fit(x, y, 6, callbacks=[*watching, Fails()], verbose=0)
+    model.fit(x, y, 6, callbacks=watching, verbose=0)
+    assert steps(tmp_path, "percentiles/first/p50") == [0, 2, 4, 6]
+
+
 @pytest.mark.parametrize("gathered", [None, 3])
 def test_a_second_fit_may_have_callbacks_of_its_own(tmp_path, gathered):
     """Though the optimizer has counted fewer batches than were made."""

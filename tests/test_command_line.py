@@ -25,6 +25,8 @@ def failing(error):
         (ValueError("x must be 1. Received: x=2"), 2, "x must be 1. Received"),
         (ExpectedError("no such\ndisk"), 1, "no such disk"),
         (OSError(28, "No space left", "/f"), 1, "/f: No space left"),
+        (OSError(18, "Cross-device", "/f", None, "/g"), 1, "'/f' -> '/g'"),
+        (OSError(), 1, "OSError()"),
         (KeyboardInterrupt(), 130, "interrupted"),
         *(
             (error("broken"), 1, "broken")

@@ -114,7 +114,7 @@ def test_of_a_damaged_file_the_rest_is_missing_and_said_once(
     path, starts, change = damage
     change([*starts, path.stat().st_size][record + (byte < 0)] + byte)
     later = summaries.Writer(run / "analysis")
-    later.open(20)
+    later.open(20, goes_on=True)
     later.scalar("a/b/c", 7.5, step=30)
     later.close()
     caplog.clear()
@@ -186,7 +186,7 @@ def test_what_may_not_be_listed_is_said(run, monkeypatch):
 def test_a_run_that_goes_on_drops_what_came_after(run):
     folder = run / "analysis"
     writer = summaries.Writer(folder)
-    writer.open(10)
+    writer.open(10, goes_on=True)
     writer.scalar("a/b/c", 99.0, step=20)
     writer.close()
     points = [(step, x) for _, step, x in event_file.scalars(folder)]
@@ -210,7 +210,7 @@ def test_files_are_in_order_though_the_clock_is_set_back(run, monkeypatch):
     folder = run / "analysis"
     monkeypatch.setattr(event_file.time, "time", lambda: 1000.0)
     writer = summaries.Writer(folder)
-    writer.open(20)
+    writer.open(20, goes_on=True)
     writer.scalar("a/b/c", 1.0, step=30)
     writer.close()
     steps = [step for _, step, _ in event_file.scalars(folder)]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -299,6 +300,16 @@ def test_a_loss_that_keras_does_not_know_costs_only_the_gradients(
     monkeypatch.delattr("tests.test_inspect.OwnLoss")
     found = saved_models.load(tmp_path / "model.keras", compiled=True)
     assert not found.compiled
+
+
+def test_a_file_of_earlier_keras_whose_loss_it_cannot_read_is_loaded(tmp_path):
+    model = network(compiled=False)
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras, of the format
+        model.save(tmp_path / "model.h5")
+    found = saved_models.load(tmp_path / "model.h5", compiled=True)
+    np.testing.assert_array_equal(found(X), model(X))
 
 
 def test_several_inputs_go_by_their_names(tmp_path):

@@ -8,8 +8,7 @@ before the first step, what goes wrong later is noted and training goes on.
 """
 
 import logging
-import weakref
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis import autodiff, probes, structure, tags
+from analysis.callbacks.steps import StepCallback
 from analysis.layout import Category
 from analysis.readings import Sink
 from analysis.schedules import Schedule
@@ -26,129 +26,6 @@ _LOG = logging.getLogger(__name__)
 
 #: A tag and its value; an array becomes a histogram.
 Reading = tuple[str, Any]
-
-
-#: By model, the steps at which training ended when its optimizer had counted so
-#: many: it leaves out those whose float16 gradients overflow.
-_STEPS: MutableMapping[keras.Model, dict[int, int]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-class StepCallback(keras.callbacks.Callback):
-    """Counts steps across epochs, resumed runs and steps per execution.
-
-    A step is a batch, also where an optimizer counts others, as one that
-    gathers the gradients of several.
-
-    Attributes:
-        step: Steps made.
-        goes_on: Whether training does: with the same callback, in a later
-            epoch than the first, or of a model that Keras has restored.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.step = 0
-        self.goes_on = False
-        self._epoch = 0
-        self._epoch_start = 0
-        self._started = False
-        self._counted: keras.Model | None = None
-        self._counted_before = 0
-        #: Steps more than the optimizer has counted, when training began.
-        self._more = 0
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Waits: other callbacks may yet restore an interrupted run."""
-        del logs
-        self._started = False
-
-    def on_epoch_begin(
-        self, epoch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Learns which epoch it is."""
-        del logs
-        self._epoch = epoch
-
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Learns at which step, and where in the epoch, training begins."""
-        del logs
-        if not self._started:
-            self._started = True
-            self._begin()
-            self.start()
-        self._epoch_start = self.step - batch
-        if self._may_be_fewer():
-            self._counted_before = self._steps_of_optimizer()
-        self.steps_ahead()
-
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Counts."""
-        del logs
-        earlier, done = self.step, batch + 1
-        # The last batches of an epoch may be fewer than Keras says.
-        self.step = self._epoch_start + min(done, self._length() or done)
-        if self._may_be_fewer():
-            counted = self._steps_of_optimizer() - self._counted_before
-            if 0 < counted < self.step - earlier:
-                self.step = earlier + counted
-        self.steps_done(earlier)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Remembers where it ended."""
-        del logs
-        known = _STEPS.setdefault(self.model, {})
-        known[self._steps_of_optimizer()] = self.step
-
-    def _begin(self) -> None:
-        given = (self.params or {}).get("step")
-        again = self._counted is self.model
-        counted = self._steps_of_optimizer()
-        if given is not None:
-            self.step = given
-        elif counted or not again:  # Else a train_step has its own optimizers.
-            known = _STEPS.get(self.model, {}) if counted else {}
-            guess = counted + (self._more if again else 0)
-            self.step = known.get(counted, max(guess, 0))
-        restored = getattr(self.model, "_initial_epoch", None) is not None
-        self.goes_on = again or restored or bool(given or self._epoch)
-        self._counted = self.model
-        self._more = self.step - counted
-
-    def _may_be_fewer(self) -> bool:
-        """Whether only the optimizer knows how many steps a batch made."""
-        return self.model.steps_per_execution > 1 and not self._length()
-
-    def _length(self) -> int:
-        """Steps of an epoch; 0 if that is not known."""
-        return (self.params or {}).get("steps") or 0
-
-    def _steps_of_optimizer(self) -> int:
-        """Batches that the optimizer has counted; 0 if there is none.
-
-        It leaves out those whose float16 gradients overflow.
-        """
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:
-            return 0
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        # The public property counts batches whose gradients are gathered once.
-        counted = getattr(inner, "_iterations", inner.iterations)
-        return int(keras.ops.convert_to_numpy(counted))
-
-    def start(self) -> None:
-        """Called before the first step, at `self.step`."""
-
-    def steps_ahead(self) -> None:
-        """Called before further steps are made, at `self.step`."""
-
-    def steps_done(self, earlier: int) -> None:
-        """Called after the steps `earlier + 1 .. self.step`."""
 
 
 class MeasureCallback(StepCallback):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis import summaries
-from analysis.callbacks.base import StepCallback
+from analysis.callbacks.steps import StepCallback
 
 
 class CurvesCallback(StepCallback):

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis import layout, summaries, tags
-from analysis.callbacks.base import MeasureCallback, StepCallback
+from analysis.callbacks.base import MeasureCallback
+from analysis.callbacks.steps import StepCallback
 
 
 class DashboardCallback(StepCallback):
@@ -56,7 +57,7 @@ class DashboardCallback(StepCallback):
                 name = tags.tag("missing", without, "network")
                 self._writer.text(name, "the probe has no targets")
             self._writer.flush()
-        self._run_writer.open(0)
+        self._run_writer.open(self.step, goes_on=self.goes_on)
         self._run_writer.hyperparameters(
             self._hyperparameters, trial=self._run_name
         )
