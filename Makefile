@@ -8,10 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.txt
+COMPILE := build/lock/bin/uv pip compile setup.cfg --quiet --python-version=3.11 --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command="make lock"
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow soak fuzz check format bench report dashboard lock clean
+.PHONY: help run test slow lowest soak fuzz check format bench report dashboard lock clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -36,6 +37,9 @@ test: $(READY)  ## Run the tests
 
 slow: $(READY)  ## Run the tests that take long, with real processes too
 	$(BIN)/python -m pytest -m slow
+
+lowest:  ## Run the tests with the oldest versions that setup.cfg allows
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest LOCK=requirements/lowest.txt
 
 soak: $(READY)  ## Kill one run 300 times, compare with an uninterrupted one
 	$(BIN)/python -m tests.faults.soak
@@ -62,9 +66,10 @@ bench: $(READY)  ## Measure speed, memory and precision against the peers
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.import_time
-	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
 	$(BIN)/python -m benchmarks.collectives
 	$(if $(DATA_DIR),$(BIN)/python -m benchmarks.input_pipeline --data_dir=$(DATA_DIR))
+	$(if $(DATA_DIR),$(BIN)/python -m benchmarks.analysis --data_dir=$(DATA_DIR) --presets=economy --presets=standard)
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.folding --architectures=MobileNetV2,ResNet50,DenseNet121,NASNetMobile
 
@@ -77,11 +82,10 @@ dashboard: $(READY)  ## TensorBoard over LOGDIR, on this machine only
 lock:  ## Resolve the ranges of setup.cfg anew, with hashes
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet uv
-	for extra in "--extra=dev --output-file=requirements/dev.txt" "--output-file=requirements/run.txt"; do \
-	  build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version=3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --no-annotate \
-	    --custom-compile-command="make lock" setup.cfg $$extra || exit 1; \
-	done
+	$(COMPILE) --upgrade --universal --generate-hashes --extra=dev --output-file=requirements/dev.txt
+	$(COMPILE) --upgrade --universal --generate-hashes --output-file=requirements/run.txt
+	$(COMPILE) --resolution=lowest-direct --output-file=build/lock/lowest.txt
+	$(COMPILE) --upgrade --generate-hashes --extra=dev --constraint=build/lock/lowest.txt --output-file=requirements/lowest.txt
 
 clean:  ## Remove what was built; runs and reports stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

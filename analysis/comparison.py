@@ -42,7 +42,10 @@ def shown(run: Run, field: str) -> str:
 
 
 def pairs(table: Table) -> list[Pair]:
-    """Of runs that measured something; of several seeds the first."""
+    """Runs with and without BN that differ in nothing else, and measured.
+
+    Of several seeds the first.
+    """
     runs = [run for run in _mlps(table) if run.recipe.get("measures")]
     without = {
         _rest(run, _OF_NORM): run.name

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from analysis import files
 from keras_bn import data, training
 from keras_bn.command_line import Command
-from keras_bn.data.views import CROPS
+from keras_bn.data.views import CROPS, require_crops
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
 from keras_bn.writing import write_json
@@ -149,11 +149,7 @@ def _row(
 def _dataset(
     recipes: Sequence[Recipe], data_dir: str | Path | None, crops: int
 ) -> Any:
-    if crops not in CROPS:
-        raise ValueError(
-            f"crops must be one of {', '.join(map(str, CROPS))}. "
-            f"Received: crops={crops}"
-        )
+    require_crops(crops)
     if not recipes:
         raise ValueError("runs must name folders of runs. Received: none")
     sources = {(recipe.dataset, recipe.image_size) for recipe in recipes}

@@ -95,7 +95,7 @@ def layout(categories: Iterable[Category]) -> layout_pb2.Layout:
 
 
 def _protos(category: Category) -> list[layout_pb2.Category]:
-    """Hundreds of charts would be loaded, and seen by nobody."""
+    """The category; many charts are closed, and so loaded when opened."""
     if len(category.charts) <= MOST_OPEN:
         return [_proto(category.title, category.charts)]
     each = _proto(f"{category.title}: each layer", category.charts)

@@ -23,7 +23,7 @@ PUT_ASIDE = ("replaced", "replaced.tmp", "replaced.deleted")
 
 
 class ReadError(OSError):
-    """A log folder that holds no runs."""
+    """A log folder that holds no runs, or a damaged file."""
 
 
 def read(logdir: str | Path) -> Table:

@@ -11,7 +11,9 @@ The claims are part of it if they were measured into the log folder:
 Their own runs are then in `runs/claims` and not among those compared.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -33,7 +35,7 @@ from analysis import (
 )
 from analysis.figures import figure1, figure2
 from analysis.page import Picture
-from analysis.table import Run, Table
+from analysis.table import Row, Run, Table
 from analysis.text import text_table
 
 FLAGS = flags.FLAGS
@@ -44,10 +46,12 @@ STEPS = (4_000, 10_000, 50_000)
 
 
 def write_report(logdir: str | Path, output: str | Path) -> list[str]:
-    """Writes pictures, `index.html` and `runs.json`, the raw figures.
+    """Writes pictures, `index.html`, and the raw figures.
 
-    The pictures of runs also become TensorBoard images, in
-    `<logdir>/figures`, if that can be written.
+    These are `runs.json`, every run's recipe, environment and result, and
+    `curves.csv`, every value that was recorded, a row each. The pictures of
+    runs also become TensorBoard images, in `<logdir>/figures`, if that can be
+    written.
 
     Args:
         logdir: Folder of the runs, and of `claims.json` and `claim-*.png`.
@@ -81,6 +85,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
         files.write(folder / picture.file, picture.png)
     raw = {name: dataclasses.asdict(run) for name, run in table.runs.items()}
     files.write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
+    files.write(folder / "curves.csv", _csv(table).encode("utf-8"))
     contents = _page(logdir, table, pictures, claims, of_claims, missing)
     files.write(folder / "index.html", contents.encode("utf-8"))
     missing += _write_images(Path(logdir), pictures)
@@ -94,6 +99,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
                 str(folder / "index.html"),
                 *(p.file for p in [*pictures, *of_claims]),
                 "runs.json",
+                "curves.csv",
             ]
         ),
     ]
@@ -154,6 +160,14 @@ def _variants(table: Table) -> list[list[str]]:
     if "inception" not in figure2.runs_of(table):
         return []
     return figure2.cells(figure2.rows(table))
+
+
+def _csv(table: Table) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    writer.writerows(table.rows())
+    return text.getvalue()
 
 
 def _write_images(logdir: Path, pictures: list[Picture]) -> list[str]:

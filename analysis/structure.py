@@ -49,10 +49,6 @@ class Block:
     layers: tuple[keras.layers.Layer, ...]
     calls: tuple[int, ...] = ()
 
-    def __call__(self, x: Any) -> Any:
-        """The block's output in inference mode."""
-        return self.function(training=False)(x)
-
     def function(self, *, training: bool) -> Callable[[Any], Any]:
         """The block as a function that changes no variable."""
 
@@ -65,19 +61,19 @@ class Block:
         return function
 
     @property
-    def entry(self) -> Place:
+    def input(self) -> Place:
         """What goes into the block."""
         return Place(self.layers[0], "inputs", *self.calls[:1])
 
     @property
-    def drive(self) -> Place:
+    def preactivation(self) -> Place:
         """What goes into its activation; without one, its output."""
         last = self.layers[-1]
         call = self.calls[-1:]
         if isinstance(last, _ACTIVATIONS):
             return Place(last, "inputs", *call)
         if _own_activation(last):
-            return Place(last, "driven", *call)
+            return Place(last, "preactivation", *call)
         return Place(last, "outputs", *call)
 
     def feature_axis(self, rank: int) -> int:

@@ -62,3 +62,9 @@ def in_tag(layer: str) -> str:
 def percentile_name(q: float) -> str:
     """`p15` for 15, `p2.5` for 2.5."""
     return f"p{q:g}"
+
+
+def natural(layer: str) -> tuple[str, int]:
+    """What sorts layers as they are numbered: hidden10 after hidden9."""
+    digits = layer[len(layer.rstrip("0123456789")) :]
+    return layer.removesuffix(digits), int(digits or 0)

@@ -10,7 +10,7 @@ its kind, and TensorFlow's graph optimizer may join it with what is around: a
 convolution, where neither a bias stands between nor it is a depthwise one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -135,18 +135,27 @@ def rows(rounds: int) -> Iterator[dict[str, Any]]:
             yield measure.in_a_process(row, pass_, block, shape, rounds)
 
 
+def markdown(measured: Sequence[dict[str, Any]]) -> str:
+    """The table of docs/performance.md: what BN adds, in microseconds."""
+    lines = [
+        "| | block | shape | without | ours adds | | Keras' adds | |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in measured:
+        without, *with_bn = (case["seconds"][name] * 1e6 for name in MAKERS)
+        added = [
+            f"{micros - without:z,.0f} | {micros / without - 1:z.0%}"
+            for micros in with_bn
+        ]
+        cells = [case["pass"], case["block"], case["shape"], f"{without:,.0f}"]
+        lines.append(f"| {' | '.join(map(str, [*cells, *added]))} |")
+    return "\n".join(lines)
+
+
 def main(_: list[str]) -> None:
     """Measures, prints a table, writes the JSON."""
     measured = list(rows(FLAGS.rounds))
-    print("| pass | block | shape | without, µs | ours adds | Keras' adds |")
-    print("| --- | --- | --- | ---: | ---: | ---: |")
-    for case in measured:
-        block, added, theirs = (case["seconds"][name] for name in MAKERS)
-        print(
-            f"| {case['pass']} | {case['block']} | {case['shape']} "
-            f"| {block * 1e6:,.0f} | {(added - block) * 1e6:,.0f} "
-            f"| {(theirs - block) * 1e6:,.0f} |"
-        )
+    print(markdown(measured))
     measure.write(FLAGS.output, measured)
 
 

@@ -127,8 +127,7 @@ def main(_: list[str]) -> None:
                     env={**os.environ, "TF_CONFIG": json.dumps(config)},
                 )
             )
-        if any(process.wait() for process in running):
-            raise SystemExit("a process failed")
+        _wait_for_all(running)
         results = json.loads(files[0].read_text("utf-8"))
     print("norm   layers  collectives  their bytes  loopback bytes  ms/step")
     for row in results:
@@ -139,6 +138,21 @@ def main(_: list[str]) -> None:
             f"{row['seconds_per_step'] * 1e3:8.1f}"
         )
     measure.write(FLAGS.output, results)
+
+
+def _wait_for_all(running: list[subprocess.Popen[bytes]]) -> None:
+    """Waits; if one fails, ends the others, which may wait for it."""
+    try:
+        while None in (codes := [process.poll() for process in running]):
+            if any(codes):
+                break
+            time.sleep(0.1)
+        if any(codes):
+            raise SystemExit("a process failed")
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the layer's arguments: the rule in words, then what came."""
+"""Checks of arguments: the rule in words, then what came."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -49,17 +49,16 @@ def optional_size(name: str, value: int | None) -> int | None:
     return int(value)
 
 
-def excluding(values: Mapping[str, Any], *pairs: tuple[str, str]) -> None:
-    """Raises `ValueError` if both names of a pair have been asked for.
+def excluding(given: Mapping[str, Any], *pairs: tuple[str, str]) -> None:
+    """Raises `ValueError` if both arguments of a pair are given.
 
     Args:
-        values: Per argument, how it was given, or something false where it
-            was left at its default.
+        given: The arguments that were not left at their defaults.
         *pairs: Arguments that exclude each other.
     """
     for first, second in pairs:
-        if values[first] and values[second]:
+        if first in given and second in given:
             raise ValueError(
                 f"{first} and {second} exclude each other. Received: "
-                f"{first}={values[first]}, {second}={values[second]}"
+                f"{first}={given[first]}, {second}={given[second]}"
             )

@@ -93,7 +93,7 @@ class Command:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
-            return self._said(self.main(*argv[1:]) or 0)
+            return self._exit_code(self.main(*argv[1:]) or 0)
         except ValueError as error:
             return self._say(str(error), 2)
         except ExpectedError as error:
@@ -106,7 +106,7 @@ class Command:
         except KeyboardInterrupt:
             return self._say("interrupted", 130)
 
-    def _said(self, code: int) -> int:
+    def _exit_code(self, code: int) -> int:
         """The exit code, which tells if what the command said is lost."""
         sys.stdout.flush()
         error = getattr(sys.stdout, "error", None)

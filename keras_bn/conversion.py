@@ -17,10 +17,13 @@ _CLASSES = {
     "keras_bn": BatchNormalization,
     "keras": keras.layers.BatchNormalization,
 }
+_PARAMETERS = inspect.signature(BatchNormalization).parameters
+_OPTIONS = {*_PARAMETERS, "name", "dtype", "trainable"} - {"kwargs"}
+# Before Keras 3.14 its class had no renorm.
 _OUR_OPTIONS = tuple(
     parameter
-    for parameter in inspect.signature(BatchNormalization).parameters.values()
-    if parameter.kind is parameter.KEYWORD_ONLY
+    for name, parameter in _PARAMETERS.items()
+    if name not in inspect.signature(_CLASSES["keras"]).parameters
 )
 
 
@@ -71,9 +74,8 @@ def convert(
 
 def _require_known(options: Collection[str]) -> None:
     """Raises `ValueError` for one that not even our class has."""
-    known = BatchNormalization().get_config()
     for name in options:
-        if name not in known:
+        if name not in _OPTIONS:
             raise ValueError(
                 "layer_options must be arguments of BatchNormalization. "
                 f"Received: {name}"
@@ -98,7 +100,8 @@ def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
         value = config.pop(option.name, option.default)
         if value != option.default:
             refused[option.name] = value
-    for name, value in refused.items():
+    if refused:
+        name, value = next(iter(refused.items()))
         raise ValueError(
             f"keras.layers.BatchNormalization allows no such {name}. "
             f"Received: {name}={value} in layer {layer.name}"
@@ -107,7 +110,8 @@ def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
 
 def _carry_over(old: Layer, new: Layer) -> None:
     values = {weight.name: np.asarray(weight) for weight in old.weights}
-    if new.renorm and not old.renorm:
+    renorm = [getattr(layer, "renorm", False) for layer in (old, new)]
+    if renorm == [False, True]:
         # Corrections begin with what inference normalizes with.
         mean, variance = values["moving_mean"], values["moving_variance"]
         values["renorm_mean"] = mean
@@ -117,5 +121,5 @@ def _carry_over(old: Layer, new: Layer) -> None:
         if weight.name in values:
             structure.require_fits(weight, values[weight.name], new)
             weight.assign(values[weight.name])
-        if weight.name in ("gamma", "beta"):
-            weight.trainable = getattr(old, weight.name).trainable
+            if weight.name in ("gamma", "beta"):
+                weight.trainable = getattr(old, weight.name).trainable

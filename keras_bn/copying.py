@@ -176,7 +176,11 @@ class _Copier:
         self, model: keras.Model, kind: type[keras.Model]
     ) -> keras.Model:
         inputs = keras.tree.map_structure(self._input, model.input)
-        outputs = model._run_through_graph(inputs, call_fn=self._call)
+        outputs = model._run_through_graph(
+            inputs,
+            operation_fn=lambda layer: layer,  # Needed before Keras 3.14.
+            call_fn=self._call,
+        )
         return kind(inputs, outputs, name=model.name)
 
     def _call(self, layer: Layer, *args: Any, **kwargs: Any) -> Any:

@@ -205,10 +205,8 @@ class BatchNormalization(keras.layers.Layer):
         )
         self._refuse_impossible_combinations()
         if self.keeps == "output" and self.activation is not None:
-            ops.checked_activation(
-                self._fused_activation() or str(self.activation),
-                keeps=self.keeps,
-            )
+            within, after = self._split_activation()
+            ops.checked_activation(str(after or within), keeps=self.keeps)
         self.supports_masking = True
         self.gamma: Any = None
         self.beta: Any = None
@@ -223,16 +221,19 @@ class BatchNormalization(keras.layers.Layer):
         self._warned = False
 
     def _refuse_impossible_combinations(self) -> None:
-        cumulative = self.moving_average == "cumulative"
-        unbiased = self.moving_variance_estimator == "unbiased"
+        defaults = {
+            "renorm": False,
+            "keeps": "input",
+            "synchronized": False,
+            "virtual_batch_size": None,
+            "moving_average": "exponential",
+            "moving_variance_estimator": "biased",
+        }
         arguments.excluding(
             {
-                "renorm": self.renorm,
-                "keeps": self.keeps == "output" and "output",
-                "synchronized": self.synchronized,
-                "virtual_batch_size": self.virtual_batch_size,
-                "moving_average": cumulative and "cumulative",
-                "moving_variance_estimator": unbiased and "unbiased",
+                name: getattr(self, name)
+                for name, default in defaults.items()
+                if getattr(self, name) != default
             },
             ("virtual_batch_size", "synchronized"),
             # Renorm follows exponential averages of the standard deviation.
@@ -363,7 +364,7 @@ class BatchNormalization(keras.layers.Layer):
         gamma = self.gamma
         if self.keeps == "output" and gamma is not None:
             gamma = ops.away_from_zero(gamma)
-        activation = self._fused_activation()
+        within, after = self._split_activation()
         outputs = ops.apply_statistics(
             inputs,
             self.moving_mean,
@@ -372,43 +373,40 @@ class BatchNormalization(keras.layers.Layer):
             self.beta,
             axes=self._reduction_axes,
             epsilon=self.epsilon,
-            activation=activation or "linear",
+            activation=within,
         )
-        if self.activation is None or activation is not None:
-            return outputs
-        return self.activation(outputs)
+        return outputs if after is None else after(outputs)
 
     def _normalize_and_follow(
         self, inputs: Tensor, mask: Tensor | None
     ) -> Tensor:
         mask = _expanded(mask)
-        activation = None if self.renorm else self._fused_activation()
         if self.renorm:
+            after = self.activation
             batch = self._normalize(inputs, mask, None, None)
             outputs = self._renormalize(batch)
             self._follow_for_renorm(batch)
         else:
+            within, after = self._split_activation()
             batch = self._normalize(
                 inputs,
                 mask,
                 self.gamma,
                 self.beta,
-                activation=activation or "linear",
+                activation=within,
                 keeps=self.keeps,
             )
             outputs = batch.outputs
             self._follow(batch)
-        if self.activation is None or activation is not None:
-            return outputs
-        return self.activation(outputs)
+        return outputs if after is None else after(outputs)
 
-    def _fused_activation(self) -> str | None:
-        """The name of an activation that the operation can take over."""
-        name = getattr(self.activation, "__name__", None)
-        if name not in ops.fused_activations():
-            return None
-        its_own = keras.activations.get(name) is self.activation
-        return name if its_own else None
+    def _split_activation(self) -> tuple[str, Any]:
+        """What the operation applies, by name, and what is left to apply."""
+        name = getattr(self.activation, "__name__", "")
+        fused = name in ops.fused_activations()
+        if fused and keras.activations.get(name) is self.activation:
+            return name, None
+        return "linear", self.activation
 
     def _normalize(
         self,

@@ -2,15 +2,14 @@
 """Update rules for the statistics that a layer uses at inference.
 
 The paper (section 3.1) follows accuracy during training with moving averages
-and leaves their rate open; `exponential` is the rule that Keras uses.
+and leaves their rate open.
 """
 
 from typing import Any
 
 import keras
 
-from keras_bn import ops
-from keras_bn.backend import replicas
+from keras_bn.backend import replicas, tensorflow
 
 Tensor = Any
 
@@ -30,10 +29,11 @@ def follow(
         value: The new value, of the feature shape.
         usable: Boolean, likewise: the features that have such a value. The
             others stay as they are.
-        momentum: Of `exponential`.
+        momentum: Weight of the OLD average, in `[0, 1]`, as in Keras
+            (PyTorch's `momentum` is one minus this).
         updates: For `cumulative`, how many values each feature has taken so
             far, a Keras variable of the feature shape, which counts on;
-            `None` for `exponential`.
+            `None` for `momentum * old + (1 - momentum) * value`.
     """
     old = keras.ops.stop_gradient(moving.value)
     value = keras.ops.cast(value, old.dtype)
@@ -44,27 +44,11 @@ def follow(
         moving.assign(cumulative(old, value, updates=updates.value))
         updates.assign_add(keras.ops.cast(usable, updates.dtype))
     elif momentum < 0.5:
-        moving.assign(exponential(old, value, momentum=momentum))
-    else:  # The same, in one operation.
+        # From the one that weighs more, as the other may be much larger.
+        moving.assign(value + (old - value) * momentum)
+    else:
         step = (old - value) * (1.0 - momentum)
-        ops.subtract_in_place(moving, step)
-
-
-def exponential(moving: Tensor, value: Tensor, *, momentum: float) -> Tensor:
-    """`momentum * moving + (1 - momentum) * value`.
-
-    Exactly what both are where they are equal.
-
-    Args:
-        moving: The average so far, any shape and floating dtype.
-        value: The new value, same shape and dtype.
-        momentum: Weight of the OLD average, in `[0, 1]`, as in Keras
-            (PyTorch's `momentum` is one minus this).
-    """
-    # From the one that weighs more, as the other may be much larger.
-    if momentum < 0.5:
-        return value + (moving - value) * momentum
-    return moving + (value - moving) * (1.0 - momentum)
+        tensorflow.subtract_in_place(moving, step)
 
 
 def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:

@@ -189,16 +189,6 @@ def scale_and_shift(
     return backend.scale_and_shift(x, scale, shift, axes=axes)
 
 
-def subtract_in_place(variable: Any, step: Tensor) -> None:
-    """`variable -= step`.
-
-    Args:
-        variable: A Keras variable.
-        step: Of its shape and dtype.
-    """
-    backend.subtract_in_place(variable, step)
-
-
 def without_compiling() -> AbstractContextManager[None]:
     """Batch normalization called within runs plain operations only.
 

@@ -195,7 +195,7 @@ class _Pass(keras.Model):
         ):
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
-            if layer.renorm:
+            if getattr(layer, "renorm", False):
                 # From which the next step of training derives the variance.
                 layer.moving_stddev.assign((variance + layer.epsilon) ** 0.5)
             if getattr(layer, "moving_average", None) == "cumulative":
@@ -282,7 +282,7 @@ def _listening(
     with contextlib.ExitStack() as stack:
         for layer in layers:
             stack.enter_context(
-                structure.instead(layer, "call", listening(layer))
+                structure.patched(layer, "call", listening(layer))
             )
         yield
 

@@ -4,6 +4,7 @@
 <logdir>/<run_name>/
     lock            held by the process that writes
     recipe.json     resolved recipe, data, versions, device, when it started
+                    and when it was last gone on with
     events.out.tfevents.*    event files of the run as a whole
     train/ validation/ analysis/    those of its parts
     checkpoints/    the newest states of the run
@@ -42,8 +43,6 @@ PUT_ASIDE = (_REPLACED, _MOVING, _DELETED)
 _EVENTS = "events.out.tfevents.*.keras_bn"
 _OF_A_RUN = (
     *(_RECIPE, TEMPORARY + _RECIPE, _RESULT, TEMPORARY + _RESULT),
-    "checkpoints/checkpoint",
-    "checkpoints/checkpoint.tmp*",
     "checkpoints/ckpt-*",
     *(
         folder + name
@@ -100,23 +99,21 @@ class RunFolder:
 
     def read_data(self) -> dict[str, Any]:
         """What `recipe.json` says of the data; empty if nothing."""
-        try:
-            contents = json.loads(self.recipe_file.read_text("utf-8"))
-            return dict(contents.get("data", {}))
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            return {}
+        data = _read_json(self.recipe_file).get("data")
+        return data if isinstance(data, dict) else {}
 
     def write_recipe(self, recipe: Recipe, *, device: str) -> None:
-        """Writes `recipe.json`."""
+        """Writes `recipe.json`; of a run that goes on, over the earlier one."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        started = _read_json(self.recipe_file).get("started")
         write_json(
             self.recipe_file,
             {
                 "recipe": dataclasses.asdict(recipe),
                 "data": self._data,
                 "environment": environment(device=device),
-                "started": datetime.datetime.now(datetime.UTC).isoformat(
-                    timespec="seconds"
-                ),
+                "started": started or now,
+                "resumed": now if started else None,
             },
         )
 
@@ -156,11 +153,7 @@ class RunFolder:
 
     def read_result(self) -> dict[str, Any]:
         """What `result.json` says; empty if it is missing or damaged."""
-        try:
-            contents = json.loads((self.path / _RESULT).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return contents if isinstance(contents, dict) else {}
+        return _read_json(self.path / _RESULT)
 
     def has_begun(self) -> bool:
         """Whether training has left something in the folder."""
@@ -178,6 +171,15 @@ class RunFolder:
         if _is_recipe(self.path / _REPLACED / _RECIPE):
             # At once, so that what a kill leaves of it is never brought back.
             shutil.rmtree((self.path / _REPLACED).rename(self.path / _DELETED))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file says; empty if it is missing or damaged."""
+    try:
+        contents = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return contents if isinstance(contents, dict) else {}
 
 
 @contextlib.contextmanager
@@ -261,11 +263,7 @@ def _check_is_run(folder: RunFolder) -> None:
 
 def _is_recipe(path: Path) -> bool:
     """Whether the file is ours, be it of another version."""
-    try:
-        contents = json.loads(path.read_text("utf-8"))
-        return {"recipe", "environment", "started"} <= set(contents)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+    return {"recipe", "environment", "started"} <= set(_read_json(path))
 
 
 def _contents(folder: Path) -> list[Path]:

@@ -61,11 +61,8 @@ def batch_normalizations(model: Layer) -> list[Layer]:
 
 
 @contextlib.contextmanager
-def instead(layer: Layer, name: str, value: Any) -> Iterator[None]:
-    """Within, an attribute of a layer has another value.
-
-    Past Keras' tracking of attributes, which this is no business of.
-    """
+def patched(layer: Layer, name: str, value: Any) -> Iterator[None]:
+    """Within, an attribute of a layer has another value, untracked by Keras."""
     attributes = layer.__dict__
     had, before = name in attributes, attributes.get(name)
     attributes[name] = value

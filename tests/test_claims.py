@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each claim against what NumPy says in float64, or against its equation."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -12,15 +13,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from analysis import readers, report
 from analysis.claims import (
-    NUMBERS,
     __main__,
     covariate_shift,
     dropout_and_initialisation,
-    exploding_bias,
     faster_training,
     feature_maps,
-    full_gradient,
     hand_written_gradients,
     identity,
     section2,
@@ -29,15 +28,16 @@ from analysis.claims import (
     train_freeze_fold,
     training,
     unbiased_variance,
-    unequal_gradients,
     useless_bias,
     weight_scale,
     whitening,
     z_score,
 )
-from analysis.claims.claim import Setting
+from analysis.claims.claim import Result, Setting
 from analysis.claims.registry import CLAIMS
 from analysis.claims.runs import Runs, run_name
+from keras_bn.command_line import Command
+from keras_bn.data import DataError
 from keras_bn.recipes import Recipe
 from tests.reference import batch_norm as reference, population
 
@@ -76,7 +76,7 @@ def arithmetic(seed):
 
 
 def test_there_is_a_claim_for_each_number():
-    assert list(CLAIMS) == list(NUMBERS)
+    assert list(CLAIMS) == [*range(1, 18)]
     for claim in CLAIMS.values():
         assert claim.title
         assert claim.section
@@ -172,11 +172,11 @@ def test_6_the_division_slows_b_where_the_std_is_large(monkeypatch):
     assert not result.holds
 
 
-@pytest.mark.parametrize(
-    "claim", [unequal_gradients, full_gradient, exploding_bias]
-)
-def test_the_questions_are_drawn(claim):
-    figure = claim.draw(arithmetic(0))
+@pytest.mark.parametrize("number", [4, 5, 6])
+def test_the_questions_are_drawn_from_what_was_measured(number, monkeypatch):
+    result = CLAIMS[number].measure(arithmetic(0))
+    monkeypatch.delattr(section2, "descend")
+    figure = result.draw()
     assert isinstance(figure, Figure)
     assert len(figure.axes) == 2
 
@@ -283,6 +283,15 @@ def test_8_is_unbiased_at_every_batch_size(values, monkeypatch):
     assert len(moving) == 2
 
 
+def test_8_is_drawn_from_what_was_measured(values, monkeypatch):
+    monkeypatch.setattr(unbiased_variance, "UPDATES", 1)
+    monkeypatch.setattr(unbiased_variance, "SIZES", (2, 512))
+    monkeypatch.setattr(unbiased_variance, "values", lambda _: values)
+    result = unbiased_variance.measure(arithmetic(0))
+    monkeypatch.delattr(unbiased_variance, "errors")
+    assert len(result.draw().axes) == 2
+
+
 # 3, 9, 10, 13 to 17: networks
 
 
@@ -376,10 +385,22 @@ def test_16_steps_are_the_first_at_the_threshold(setting):
     assert training.steps_to(table, run, 1.1) == math.inf
 
 
-def test_16_and_17_are_drawn(setting, monkeypatch):
-    monkeypatch.setattr(faster_training, "THRESHOLDS", {"digits": (0.5,)})
-    assert len(faster_training.draw(setting).axes) == 1
-    assert len(dropout_and_initialisation.draw(setting).axes) == 2
+def test_16_is_not_faster_where_neither_gets_there(setting, monkeypatch):
+    monkeypatch.setattr(faster_training, "THRESHOLDS", {"digits": (1.1,)})
+    result = faster_training.measure(setting)
+    assert result.figures["batch, rate 0.1: steps to 110%"] == math.inf
+    assert result.figures["none, rate 0.1: steps to 110%"] == math.inf
+    assert not result.holds
+
+
+@pytest.mark.parametrize(("number", "panels"), [(10, 1), (16, 1), (17, 2)])
+def test_networks_are_drawn_from_what_was_measured(
+    setting, number, panels, monkeypatch
+):
+    result = CLAIMS[number].measure(setting)
+    for name in ("table", "model", "dataset"):
+        monkeypatch.setattr(setting.runs, name, None)
+    assert len(result.draw().axes) == panels
 
 
 def test_17_compares_the_sweeps(setting):
@@ -446,6 +467,91 @@ def test_the_command_writes_rows_and_pictures(tmp_path):
     written = json.loads(output.read_text("utf-8"))
     assert [row["number"] for row in written["results"]] == [2, 6]
     assert (tmp_path / "claim-exploding_bias.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the command on claims that do what is given, by number.
+
+    Returns:
+        The function that does; it returns the exit code.
+    """
+
+    def run(measures):
+        for number, measure in measures.items():
+            claim = dataclasses.replace(CLAIMS[number], measure=measure)
+            monkeypatch.setitem(CLAIMS, number, claim)
+        found = types.SimpleNamespace(
+            only=list(map(str, measures)),
+            output=str(tmp_path / "claims.json"),
+            figures=str(tmp_path),
+            logdir=None,
+            data_dir=None,
+            seed=0,
+            full=False,
+        )
+        monkeypatch.setattr(__main__, "FLAGS", found)
+        return Command("claims", __main__.main)(["claims"])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("no data"), 1, "no data"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_ends_a_claim_leaves_the_rows_before_it(
+    error, code, said, command, tmp_path, capsys
+):
+    def fail(_):
+        raise error
+
+    measures = {2: CLAIMS[2].measure, 4: CLAIMS[4].measure, 5: fail, 6: fail}
+    assert command(measures) == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"claims: {said}"
+    rows = readers.read_claims(tmp_path)
+    assert [row["number"] for row in rows] == [2, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "claim-unequal_gradients.png",
+        "claims.json",
+    ]
+
+
+def test_a_picture_that_fails_leaves_the_row_of_its_claim(command, tmp_path):
+    def draw():
+        raise OSError("no space left")
+
+    result = Result(figures={"a": 1.0}, holds=True, draw=draw)
+    assert command({4: lambda _: result}) == 1
+    assert [row["number"] for row in readers.read_claims(tmp_path)] == [4]
+
+
+def test_infinity_is_never_and_nan_is_not_a_number(command, tmp_path, capsys):
+    result = Result(
+        figures={"steps": math.inf, "growth": math.nan, "|db|": np.float32(2)},
+        holds=True,
+        note="as in the paper",
+    )
+    assert command({4: lambda _: result}) == 1
+    (row,) = readers.read_claims(tmp_path)
+    assert row["measured"] == {"steps": None, "|db|": 2.0}
+    assert row["note"] == "growth is not a number; as in the paper"
+    assert not row["holds"]
+    for shown in (capsys.readouterr().out, report._claim(row, [])):
+        assert "FAILS" in shown
+        assert "growth is not a number; as in the paper" in shown
+        assert shown.count("never") == 1
+        assert "nan" not in shown
+
+
+def test_a_claim_may_have_no_figure_that_is_a_number(command, capsys):
+    result = Result(figures={"a": math.nan, "b": -math.nan}, holds=True)
+    assert command({4: lambda _: result}) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert "    note: a is not a number; b is not a number" in shown
 
 
 def test_a_claim_that_fails_is_said():

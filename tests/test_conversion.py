@@ -5,7 +5,7 @@ import pytest
 
 import keras_bn
 from keras_bn import structure
-from tests import networks
+from tests import networks, versions
 
 KERAS, OURS = networks.NORMS
 
@@ -131,6 +131,31 @@ def test_a_class_derived_from_a_bn_layer_stays():
     assert type(keras_bn.convert(model).layers[0]) is Other
 
 
+def test_weights_that_a_layer_had_not_begin_as_the_layer_makes_them():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            OURS(center=False, scale=False, name="norm"),
+        ]
+    )
+    converted = keras_bn.convert(model, scale=True, center=True)
+    norm = converted.get_layer("norm")
+    np.testing.assert_array_equal(norm.gamma, np.ones(4))
+    np.testing.assert_array_equal(norm.beta, np.zeros(4))
+    assert norm.gamma.trainable
+    assert norm.beta.trainable
+
+
+def test_names_of_later_layers_do_not_depend_on_it():
+    def number():
+        OURS()  # The first of all has none.
+        return int(OURS().name.rpartition("_")[2])
+
+    model, before = networks.sequential(), number()
+    keras_bn.convert(model, momentum=0.9)
+    assert number() == before + 2
+
+
 def test_an_option_that_keras_lacks_is_refused_or_dropped_by_name():
     model = keras_bn.convert(networks.sequential(), virtual_batch_size=2)
     with pytest.raises(ValueError, match="virtual_batch_size=2 in layer bn"):
@@ -150,6 +175,7 @@ def test_keras_takes_a_single_axis(axis, allowed):
             keras_bn.convert(model, to="keras")
 
 
+@versions.needs_renorm
 def test_statistics_of_renorm_carry_over():
     model = keras.Sequential([keras.Input((4,)), KERAS(renorm=True)])
     networks.randomized(model)
@@ -160,7 +186,9 @@ def test_statistics_of_renorm_carry_over():
         np.testing.assert_array_equal(weight, theirs[weight.path])
 
 
-@pytest.mark.parametrize("to", ["keras_bn", "keras"])
+@pytest.mark.parametrize(
+    "to", ["keras_bn", pytest.param("keras", marks=versions.needs_renorm)]
+)
 def test_renorm_begins_with_the_statistics_that_are_there(to):
     model = networks.randomized(networks.sequential())
     converted = keras_bn.convert(model, to=to, renorm=True)

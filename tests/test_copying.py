@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import keras_bn
 from keras_bn import structure
-from tests import networks
+from tests import networks, versions
 
 KERAS, OURS = networks.NORMS
 layers = keras.layers
@@ -281,7 +281,9 @@ def test_a_call_and_a_constructor_of_its_own_cannot_get_other_layers():
 @both_copies
 def test_vocabularies_are_copied(copy):
     words = keras.Input((), dtype="string")
-    text = layers.TextVectorization(output_mode="tf_idf")
+    # Before 3.14 Keras could not load its own weights of tf_idf.
+    mode = "tf_idf" if versions.KERAS >= (3, 14) else "count"
+    text = layers.TextVectorization(output_mode=mode)
     text.adapt(np.array(["a b", "b c"]))
     letters = layers.StringLookup(output_mode="one_hot")
     letters.adapt(np.array(["a c", "b"]))

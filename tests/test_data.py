@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_bn import data
+from keras_bn.data import arrays
 from keras_bn.data.arrays import ArrayDataset, BatchOrder, DataError
 from tests import archives
 
@@ -209,9 +210,43 @@ def test_the_order_depends_on_seed_and_step_alone(start, count):
     assert not np.array_equal(other, part)
 
 
+@pytest.mark.parametrize(
+    ("shuffle", "rows"),
+    [
+        ("all", [[8, 6, 3], [4, 2, 6]]),
+        ("within", [[5, 8, 6], [0, 3, 2]]),
+        ("shards", [[6, 7, 8], [0, 1, 2]]),
+    ],
+)
+def test_a_seed_stands_for_the_same_order_for_ever(shuffle, rows):
+    """Else runs would resume with other batches than they began with."""
+    order = BatchOrder(
+        examples=9, batch_size=3, seed=1, shuffle=shuffle, shard_sizes=(4, 5)
+    )
+    assert order.rows(2, 2).tolist() == rows
+
+
 def test_an_unknown_shuffle_is_refused():
     with pytest.raises(ValueError, match=r"all, within, shards.*shuffle=Al$"):
         BatchOrder(examples=23, batch_size=4, seed=0, shuffle="Al")
+
+
+def test_an_order_takes_no_memory_before_it_is_asked_for():
+    order = BatchOrder(examples=10**15, batch_size=10, seed=0)
+    assert order.steps_per_epoch == 10**14
+
+
+@pytest.mark.parametrize("shuffle", ["within", "shards"])
+def test_without_files_shards_are_alike_for_every_seed(shuffle, monkeypatch):
+    monkeypatch.setattr(arrays, "SHARD_SIZE", 4)
+    orders = [
+        BatchOrder(examples=12, batch_size=4, seed=seed, shuffle=shuffle)
+        for seed in range(20)
+    ]
+    shards = {frozenset(rows) for o in orders for rows in o.rows(0, 3).tolist()}
+    assert len(shards) == 3
+    assert frozenset.union(*shards) == set(range(12))
+    assert {0, 1, 2, 3} not in shards
 
 
 def test_a_batch_larger_than_the_data_is_refused():

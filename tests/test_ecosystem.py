@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import BatchNormalization
-from tests import layers
+from tests import layers, versions
 
 KERAS = keras.layers.BatchNormalization
 OPTIONS = {
@@ -24,7 +24,10 @@ OPTIONS = {
     "own_dtype": {"dtype": "float64"},
 }
 #: What Keras' layer has too.
-COMMON = ("default", "no_center", "no_scale", "renorm")
+COMMON = (
+    *("default", "no_center", "no_scale"),
+    pytest.param("renorm", marks=versions.needs_renorm),
+)
 #: What is not the same at inference.
 EXPORTED = ("default", "no_scale", "several_axes", "activation")
 options = pytest.mark.parametrize("option", OPTIONS)
@@ -135,6 +138,7 @@ def test_export_to_saved_model_keeps_outputs_and_gradients(option, tmp_path):
     assert np.abs(results[0][1]).max() > 1e-3
 
 
+@versions.needs_litert
 # TensorFlow's interpreter is to be replaced by a package of its own.
 @pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter:UserWarning")
 @pytest.mark.parametrize("option", EXPORTED)
@@ -159,6 +163,7 @@ def test_export_to_litert_keeps_the_outputs(option, tmp_path):
     )
 
 
+@versions.needs_litert
 @pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter:UserWarning")
 @pytest.mark.parametrize("size", [4, 64], ids=["plain", "compiled"])
 def test_litert_folds_the_layer_into_a_convolution(size, tmp_path):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import os
 import shutil
 import struct
@@ -56,6 +57,13 @@ def assert_same(left, right):
     for (x, y), (other_x, other_y) in zip(left, right, strict=True):
         np.testing.assert_array_equal(x, other_x)
         np.testing.assert_array_equal(y, other_y)
+
+
+class Repeated(list):
+    """Its first item over and over: 10**12 in all."""
+
+    def __len__(self):
+        return 10**12
 
 
 def damaged_tables():
@@ -248,6 +256,7 @@ def test_damaged_images_are_left_out_and_named_once(written, kind, caplog):
     assert dataset.train_examples == 12
     batches(dataset, 3)
     dataset.probe()
+    dataclasses.replace(dataset, image_size=4)
     assert caplog.text.count("1 damaged images are left out") == 1
     assert name in caplog.text
 
@@ -489,6 +498,11 @@ def test_all_test_images_once_in_order(tiny, batch_size):
     assert all(len(x) == batch_size for x, _ in found[:-1])
 
 
+def test_other_numbers_of_crops_are_refused(tiny):
+    with pytest.raises(ValueError, match=r"1, 10, 144\. Received: crops=7"):
+        tiny.test(batch_size=5, crops=7)
+
+
 @pytest.mark.parametrize("crops", [10, 144])
 def test_several_views_of_each_test_image(tiny, crops):
     shapes = [x.shape for x, _ in tiny.test(batch_size=5, crops=crops)]
@@ -547,6 +561,15 @@ def test_others_are_decoded_at_each_use(tmp_path, monkeypatch, sizes, largest):
         batches(dataset, 2)
 
 
+def test_for_more_images_than_fit_no_memory_is_asked(tmp_path):
+    """Even an array that is never filled may be refused."""
+    path = tmp_path / "a.png"
+    path.write_bytes(pictures.png())
+    record = records.Record("a.png", str(path), 0, path.stat().st_size)
+    images = records.Images(Repeated([record]), np.zeros(1, np.int32))
+    assert resident.kept(images) is images
+
+
 def test_an_unknown_distortion_is_refused(tiny):
     with pytest.raises(ValueError, match=r"^distortion must be.*ortion=Weak$"):
         tiny.train(batch_size=4, seed=0, distortion="Weak")
@@ -555,6 +578,21 @@ def test_an_unknown_distortion_is_refused(tiny):
 def test_a_batch_larger_than_the_data_is_refused(tiny):
     with pytest.raises(ValueError, match=r"<= 18.*batch_size=19"):
         tiny.train(batch_size=19, seed=0)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "image_folder", "tfrecords"])
+@pytest.mark.parametrize("size", [0, -1])
+def test_images_have_a_size(tmp_path, name, size):
+    with pytest.raises(
+        ValueError, match=rf"^image_size must be >= 1.*image_size={size}$"
+    ):
+        data.load(name, data_dir=tmp_path, image_size=size)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "tfrecords"])
+def test_images_without_a_size_of_their_own_need_one(tmp_path, name):
+    with pytest.raises(ValueError, match=r"Received: image_size=None$"):
+        data.load(name, data_dir=tmp_path)
 
 
 def cifar(count=1):
@@ -575,6 +613,14 @@ def test_cifar10_is_found_by_its_archive_or_its_folder(tmp_path):
     for dataset in found:
         assert (dataset.name, dataset.classes) == ("cifar10", 10)
         assert_same(batches(dataset, 2), batches(found[0], 2))
+
+
+def test_cifar10_has_a_size_of_its_own(tmp_path):
+    path = pictures.write_zip(tmp_path / "cifar10-jpeg.zip", cifar())
+    dataset = data.load("cifar10", data_dir=path)
+    assert dataset.input_shape == (32, 32, 3)
+    ((x, _),) = dataset.test(batch_size=10).as_numpy_iterator()
+    assert x.shape == (10, 32, 32, 3)
 
 
 def test_cifar10_has_ten_classes(tmp_path):

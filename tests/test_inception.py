@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import models, recipes, training
-from keras_bn.models import blocks
 from keras_bn.models.inception import BLOCKS, LITERAL_BLOCKS, STEM, output_sizes
+from keras_bn.models.local_response import LocalResponseNormalization
 
 
 def trainable(model):
@@ -167,7 +167,7 @@ def test_local_response_normalization_is_the_formula():
         near = x[..., max(0, channel - 2) : channel + 3] ** 2
         divisor = (1 + 1e-4 / 5 * near.sum(-1)) ** 0.75
         expected[..., channel] = x[..., channel] / divisor
-    result = blocks.LocalResponseNormalization()(x)
+    result = LocalResponseNormalization()(x)
     np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
@@ -207,6 +207,10 @@ def test_wrong_arguments_are_refused(options, message):
     ("arguments", "message"),
     [
         ({"per_activation_blocks": ("5b", "9z")}, "one of 3a, .*: .*=9z"),
+        (
+            {"per_activation_blocks": ("5b",), "norm": "none"},
+            "need norm=batch.*=5b, norm=none",
+        ),
         ({"initial_weight_scale": -1.0}, "initial_weight_scale=-1.0"),
         ({"table": "printed"}, "one of exact, literal"),
     ],

@@ -263,6 +263,8 @@ def test_auto_chooses_by_size(blocks, rows, columns, k, expected):
         ({"method": "iterative"}, "Received: k=None"),
         ({"method": "lanczos", "k": 3}, "Received: k=3"),
         ({"method": "iterative", "k": 4}, r"\(4\)\. Received: k=4"),
+        ({"k": 5}, r"at most 4.* Received: k=5"),
+        ({"k": 5, "which": "both", "mode": "inference"}, "Received: k=5"),
     ],
 )
 def test_wrong_options(options, message):
@@ -277,6 +279,8 @@ def test_wrong_options(options, message):
     [
         (keras.ops.floor, np.ones((2, 3), np.float32), "differentiable"),
         (lambda x: x, np.ones((2, 3), np.int32), "Received: dtype=int32"),
+        (lambda x: x, np.ones((0, 3)), r"one example.* Received: shape=\(0, 3"),
+        (lambda x: x, np.float32(1), r"Received: shape=\(\)"),
     ],
 )
 def test_no_derivative_is_a_clear_error(function, x, message, mode, method):
@@ -308,3 +312,21 @@ def test_half_precision_layers_are_measured_in_float32(rng):
         np.testing.assert_allclose(
             spectrum.values[:, 0], expected[0], rtol=5e-3
         )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("method", ["exact", "lanczos", "iterative"])
+@pytest.mark.parametrize("mode", ["inference", "batch"])
+def test_half_precision_inputs(dtype, method, mode, rng):
+    layer = keras.layers.Dense(5, dtype=dtype, use_bias=False)
+    layer.build((None, 5))
+    x = keras.ops.cast(rng.normal(size=(3, 5)), dtype)
+    kernel = np.asarray(keras.ops.cast(layer.kernel, "float32"))
+    k = {"k": 2} if method == "iterative" else {}
+    spectrum = jacobian_spectrum(layer, x, mode=mode, method=method, **k)
+    assert spectrum.values.dtype in (np.float32, np.float64)
+    np.testing.assert_allclose(
+        spectrum.values.max(),
+        np.linalg.svd(kernel, compute_uv=False)[0],
+        rtol=3e-2,
+    )

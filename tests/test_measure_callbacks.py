@@ -86,12 +86,12 @@ def test_wrong_arguments_are_said_at_once(kind, options, message):
         kind(Readings(), schedule=every(1), probe=values((6, 4)), **options)
 
 
-@pytest.mark.parametrize("part", ["inputs", "outputs", "driven"])
+@pytest.mark.parametrize("part", ["inputs", "outputs", "preactivation"])
 def test_a_unit_that_a_block_lacks_is_refused_before_the_first_step(part):
     last = {
         "inputs": [layers.Dense(4), layers.ReLU(name="last")],
         "outputs": [layers.Dense(4, name="last")],
-        "driven": [layers.Dense(4, activation="tanh", name="last")],
+        "preactivation": [layers.Dense(4, activation="tanh", name="last")],
     }[part]
     model = keras.Sequential([keras.Input((5,)), *last])
     x = values((6, 5))

@@ -59,7 +59,8 @@ def test_weights_are_small_gaussians_of_their_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm": "layer"}, "per_activation, none. Received: norm=layer"),
+        ({"norm": "layer"}, "batch, keras, none. Received: norm=layer"),
+        ({"norm": "per_activation"}, "none. Received: norm=per_activation"),
         ({"width": 0}, "width must be >= 1. Received: width=0"),
     ],
 )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from benchmarks import operations
 from keras_bn import BatchNormalization, ops
-from tests import layers
+from tests import layers, versions
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
 
@@ -117,6 +117,9 @@ def test_gradients_are_those_of_the_plain_expressions(shape, options):
         assert layers.relative_error(got, want) < 1e-4
 
 
+@pytest.mark.skipif(
+    versions.KERAS == (3, 13), reason="Keras 3.13 convolves no empty batch"
+)
 @pytest.mark.parametrize("shape", [(0, 6, 6, 5), (0, 6, 5)])
 def test_an_empty_batch_stays_empty(shape):
     model, _ = network(shape=(None, *shape[1:]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_bn import BatchNormalization
-from tests import layers
+from tests import layers, versions
 from tests.reference import layer as reference
 
 CLIPPINGS = {
@@ -75,12 +75,14 @@ def test_three_steps_equal_the_reference(clipping, masked, mode):
             assert layers.relative_error(got, want) < layers.FLOAT64, name
 
 
+@versions.needs_renorm
 def test_the_weights_are_those_of_keras_in_the_same_order():
     layer, theirs = renorm(), renorm(keras.layers.BatchNormalization)
     assert [weight.name for weight in layer.weights] == WEIGHTS
     assert [weight.name for weight in theirs.weights] == WEIGHTS
 
 
+@versions.needs_renorm
 @pytest.mark.parametrize("clipping", CLIPPINGS)
 @pytest.mark.parametrize("shape", [(8, 3), (4, 5, 2, 3)])
 def test_three_steps_equal_those_of_keras(shape, clipping):

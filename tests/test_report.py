@@ -186,7 +186,8 @@ def test_a_picture_of_a_claim_that_is_none_is_refused(logdir, tmp_path):
 
 def test_what_was_written_is_listed(logdir, tmp_path):
     *_, last = report.write_report(logdir, tmp_path / "out")
-    assert last == f"Written: {tmp_path / 'out' / 'index.html'}, runs.json"
+    page = tmp_path / "out" / "index.html"
+    assert last == f"Written: {page}, runs.json, curves.csv"
 
 
 def test_runs_on_mnist_stand_above_what_the_paper_prints():

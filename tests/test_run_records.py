@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the callbacks of a run leave, from training to the report."""
 
+import csv
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from analysis import callbacks, readers, report
 from analysis.figures import figure1, jacobians
+from analysis.table import Row
 from keras_bn import run_folder, training
 from keras_bn.recipes import Recipe
 
@@ -183,7 +185,7 @@ def test_the_report_has_figures_tables_and_raw_figures(logdir, tmp_path):
     lines = report.write_report(logdir, tmp_path)
     page = (tmp_path / "index.html").read_text("utf-8")
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"index.html", "runs.json"} < names
+    assert {"index.html", "runs.json", "curves.csv"} < names
     assert len([n for n in names if n.endswith(".png")]) == 2
     assert page.count("data:image/png;base64,") == 2
     assert "http://" not in page
@@ -192,6 +194,12 @@ def test_the_report_has_figures_tables_and_raw_figures(logdir, tmp_path):
     raw = json.loads((tmp_path / "runs.json").read_text("utf-8"))
     assert raw["batch"]["recipe"]["norm"] == "batch"
     assert raw["batch"]["result"]["steps"] == 60
+    with (tmp_path / "curves.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            Row(*key, int(step), float(value))
+            for *key, step, value in list(csv.reader(file))[1:]
+        ]
+    assert rows == readers.read(logdir).rows()
 
 
 def test_the_report_says_what_is_missing(logdir, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import data
-from keras_bn.data import conversion
+from keras_bn.data import sharding
 from keras_bn.data.arrays import DataError
 from tests import pictures
 from tests.test_images import assert_same, batches, damaged_tables
@@ -25,7 +25,7 @@ def source(tmp_path):
 
 
 def convert(source, target, shards=3, **options):
-    return conversion.write(
+    return sharding.write(
         source, target, shards=shards, progress=False, **options
     )
 
@@ -171,15 +171,15 @@ def test_a_conversion_is_the_same_for_the_same_seed(source, tmp_path):
 def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch):
     convert(source, tmp_path / "whole")
     target = tmp_path / "out"
-    check, calls = conversion.check, []
+    count_records, calls = sharding.count_records, []
 
     def interrupted(path):
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return check(path)
+        return count_records(path)
 
-    monkeypatch.setattr(conversion, "check", interrupted)
+    monkeypatch.setattr(sharding, "count_records", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(source, target)
     (done,) = target.glob("train-?????-of-00003")
@@ -343,7 +343,7 @@ def write_records(path, labels, **others):
             example = tf.train.Example(
                 features=tf.train.Features(
                     feature={
-                        name: conversion._feature(value)
+                        name: sharding._feature(value)
                         for name, value in features.items()
                         if value is not None
                     }
@@ -487,6 +487,7 @@ def test_the_command_converts_and_counts(source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "train: 12, validation: 4, skipped: 0\n"
     assert "train: 2/2 shards, 12 images" in done.stderr
+    assert "Warning" not in done.stderr
     dataset = data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
     assert sorted(set(dataset.training_images.labels)) == [0, 1]
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from keras_bn import training
 from keras_bn.backend import checkpoints, diagnosis
 from keras_bn.data.arrays import BatchOrder
 from keras_bn.run_folder import RunFolder
-from keras_bn.training import signals
+from keras_bn.training import loop, signals
 
 
 class Recorder(keras.callbacks.Callback):
@@ -39,6 +40,17 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append((epoch, sorted(logs)))
+
+
+class OnBegin(keras.callbacks.Callback):
+    """Acts before the first step."""
+
+    def __init__(self, action):
+        super().__init__()
+        self._action = action
+
+    def on_train_begin(self, logs=None):
+        self._action()
 
 
 def weights(model):
@@ -362,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     before = int(np.argwhere(order.rows(0, 10) == 7)[0, 0])
     with pytest.raises(
         training.TrainingError,
-        match=f"nan after {before} steps.*the batch itself.*learning_rate=0.1",
+        match=f"nan after {before} steps.*the batch itself.*step 0 stays$",
     ):
         run(
             tiny_recipe,
@@ -404,6 +416,24 @@ def test_a_bad_batch_leaves_the_checkpoint_of_its_step(
             dataclasses.replace(tiny_dataset, x_train=x),
             folder=RunFolder(tmp_path),
         )
+
+
+def test_a_damaged_checkpoint_hides_no_loss_that_is_not_finite(
+    tmp_path, tiny_recipe, tiny_dataset, caplog
+):
+    def damage():
+        for path in (tmp_path / "checkpoints").glob("ckpt-*.index"):
+            path.write_bytes(b"")
+
+    x = np.full_like(tiny_dataset.x_train, np.nan)
+    with pytest.raises(training.TrainingError, match="nan after 0 steps"):
+        run(
+            tiny_recipe,
+            dataclasses.replace(tiny_dataset, x_train=x),
+            folder=RunFolder(tmp_path),
+            callbacks=[OnBegin(damage)],
+        )
+    assert "cannot be restored" in caplog.text
 
 
 def test_a_last_step_that_blows_up_is_no_result(
@@ -508,6 +538,19 @@ def test_it_learns_in_mixed_precision(
     expected = "float32" if mixed_precision == "none" else mixed_precision
     assert hidden.compute_dtype == expected
     assert keras.config.dtype_policy() == before
+
+
+def test_a_resumed_run_takes_as_long_as_the_steps_of_its_own(
+    monkeypatch, capsys
+):
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    bar = loop._ProgressBar(1000, first=900)
+    now[0] += 20
+    bar.update(910)  # Two seconds a step, and ninety steps left.
+    shown = capsys.readouterr().out
+    assert "3:00" in shown
+    assert "2s/step" in shown
 
 
 def test_description_names_recipe_and_size(tiny_recipe, tiny_dataset):

@@ -5,6 +5,7 @@ from analysis.autodiff.derivatives import (
     Products as Products,
     batch_jacobian as batch_jacobian,
     jacobian as jacobian,
+    result_dtype as result_dtype,
     tensor as tensor,
 )
 from analysis.autodiff.listening import (

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.autodiff.tracing import briefly, traced
+from analysis.autodiff.tracing import traced, without_xla
 
 Array = NDArray[np.floating[Any]]
 Function = Callable[..., Any]
@@ -29,11 +29,11 @@ def batch_jacobian(function: Function) -> Callable[..., Array]:
 
     Returns:
         `jacobian(inputs, *context)`, which gives `[N, outputs, inputs]`, the
-        example's output and input flattened.
+        example's output and input flattened; of half precision as float32.
     """
 
     @traced
-    def jacobian(inputs: Any, *context: Any) -> Any:
+    def of_each(inputs: Any, *context: Any) -> Any:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(inputs)
             outputs = _in_dtype_of(inputs, function(inputs, *context))
@@ -43,7 +43,7 @@ def batch_jacobian(function: Function) -> Callable[..., Array]:
         rows = tape.batch_jacobian(outputs, inputs)
         return tf.reshape(rows, [*tf.unstack(tf.shape(rows)[:2]), -1])
 
-    return lambda inputs, *context: jacobian(tensor(inputs), *context).numpy()
+    return lambda inputs, *context: _array(of_each(tensor(inputs), *context))
 
 
 def jacobian(function: Function) -> Callable[..., Array]:
@@ -55,7 +55,7 @@ def jacobian(function: Function) -> Callable[..., Array]:
 
     Returns:
         `jacobian(inputs, *context)`, which gives `[outputs, inputs]`, all
-        flattened.
+        flattened; of half precision as float32.
     """
 
     @traced
@@ -67,7 +67,7 @@ def jacobian(function: Function) -> Callable[..., Array]:
         rows = _connected(tape.jacobian(outputs, inputs))
         return tf.reshape(rows, [tf.shape(outputs)[0], -1])
 
-    return lambda inputs, *context: whole(tensor(inputs), *context).numpy()
+    return lambda inputs, *context: _array(whole(tensor(inputs), *context))
 
 
 class Products:
@@ -83,7 +83,7 @@ class Products:
     """
 
     def __init__(self, function: Function) -> None:
-        self._function = tf.function(briefly(function), autograph=False)
+        self._function = tf.function(without_xla(function), autograph=False)
         self._forward = traced(self._pushed)
         self._backward = traced(self._pulled)
 
@@ -95,14 +95,12 @@ class Products:
     def forward(self, v: ArrayLike, inputs: Any, *context: Any) -> Array:
         """J v at `inputs`, for `v` of their shape."""
         vector = tf.cast(v, inputs.dtype)
-        product: Array = self._forward(vector, inputs, *context).numpy()
-        return product
+        return _array(self._forward(vector, inputs, *context))
 
     def backward(self, u: ArrayLike, inputs: Any, *context: Any) -> Array:
         """Jᵀ u at `inputs`, for `u` of the output's shape."""
         vector = tf.cast(u, inputs.dtype)
-        product: Array = self._backward(vector, inputs, *context).numpy()
-        return product
+        return _array(self._backward(vector, inputs, *context))
 
     def _pulled(self, u: Any, inputs: Any, *context: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -127,7 +125,8 @@ def tensor(inputs: ArrayLike) -> Any:
     """The inputs as a tensor to differentiate by.
 
     Raises:
-        ValueError: If they are not floating point.
+        ValueError: If they are not floating point, or not at least one
+            example.
     """
     converted = tf.convert_to_tensor(inputs)
     if not converted.dtype.is_floating:
@@ -135,7 +134,22 @@ def tensor(inputs: ArrayLike) -> Any:
             "a Jacobian needs floating-point inputs. Received: "
             f"dtype={converted.dtype.name}"
         )
+    if not converted.shape.rank or not converted.shape[0]:
+        raise ValueError(
+            "a Jacobian needs inputs [N, ...] of at least one example. "
+            f"Received: shape={tuple(converted.shape)}"
+        )
     return converted
+
+
+def result_dtype(inputs: Any) -> np.dtype[Any]:
+    """That of a tensor, but float32 at least, which NumPy can work with."""
+    return np.dtype(np.float64 if inputs.dtype == tf.float64 else np.float32)
+
+
+def _array(result: Any) -> Array:
+    array: Array = result.numpy().astype(result_dtype(result), copy=False)
+    return array
 
 
 def _in_dtype_of(inputs: Any, outputs: Any) -> Any:

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from analysis.autodiff.tracing import briefly
+from analysis.autodiff.tracing import without_xla
 from keras_bn import structure
 
 Array = NDArray[np.floating[Any]]
-Part = Literal["inputs", "outputs", "driven"]
+Part = Literal["inputs", "outputs", "preactivation"]
 
 #: Most numbers of a probe that run through the model at once.
 CHUNK = 2**20
@@ -32,14 +32,14 @@ class Call(NamedTuple):
         layer: The layer.
         inputs: Its first argument.
         outputs: What it returned.
-        driven: What went into the layer's own activation function; `None`
-            where it has none.
+        preactivation: What went into the layer's own activation function;
+            `None` where it has none.
     """
 
     layer: keras.Operation
     inputs: Any
     outputs: Any
-    driven: Any = None
+    preactivation: Any = None
 
 
 class Place(NamedTuple):
@@ -208,7 +208,7 @@ def _compiled(function: Callable[..., Any], *inputs: Any) -> Any:
         return tf.TensorSpec((None, *x.shape[1:]), x.dtype)
 
     return tf.function(
-        briefly(function), autograph=False
+        without_xla(function), autograph=False
     ).get_concrete_function(*keras.tree.map_structure(spec, inputs))
 
 
@@ -220,7 +220,7 @@ def _listening(
     with contextlib.ExitStack() as stack:
         for layer in layers:
             listen = _recorder(layer, calls, replace)
-            stack.enter_context(structure.instead(layer, "call", listen))
+            stack.enter_context(structure.patched(layer, "call", listen))
         yield
 
 
@@ -230,22 +230,22 @@ def _recorder(
     call, activation = layer.call, layer.__dict__.get("activation")
 
     def recording(*args: Any, **kwargs: Any) -> Any:
-        driven: list[Any] = []
+        into_activation: list[Any] = []
 
         def activate(x: Any) -> Any:
-            driven.append(x)
+            into_activation.append(x)
             return activation(x)
 
         with contextlib.ExitStack() as stack:
             if callable(activation):
                 stack.enter_context(
-                    structure.instead(layer, "activation", activate)
+                    structure.patched(layer, "activation", activate)
                 )
             outputs = call(*args, **kwargs)
         if replace is not None:
             outputs = tf.cast(replace, outputs.dtype)
         inputs = args[0] if args else next(iter(kwargs.values()))
-        calls.append(Call(layer, inputs, outputs, *driven[-1:]))
+        calls.append(Call(layer, inputs, outputs, *into_activation[-1:]))
         return outputs
 
     return recording

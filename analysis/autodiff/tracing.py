@@ -9,14 +9,14 @@ import tensorflow as tf
 from keras_bn import ops
 
 
-def briefly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function without what is only worth its while if it runs often."""
+def without_xla(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with plain operations: XLA is not worth a few runs."""
 
-    def quick(*arguments: Any) -> Any:
+    def plain(*arguments: Any) -> Any:
         with ops.without_compiling():
             return function(*arguments)
 
-    return quick
+    return plain
 
 
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,7 +30,7 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
         function: Of tensors, or structures of them.
     """
     compiled = tf.function(
-        briefly(function), autograph=False, reduce_retracing=True
+        without_xla(function), autograph=False, reduce_retracing=True
     )
 
     def call(*arguments: Any) -> Any:

@@ -53,7 +53,6 @@ class MeasureCallback(StepCallback):
         needs_targets: Whether it says nothing without.
         needs_a_step: Whether it compares before and after a step.
         blocks: What is looked at, once training has begun.
-        missing: Of the last look, which layers were not measured, and why.
 
     Raises:
         ValueError: For a probe without examples; before the first step, for
@@ -83,7 +82,7 @@ class MeasureCallback(StepCallback):
         self._writer = writer
         self._layers = layers
         self._seed = seed
-        self.missing: dict[str, str] = {}
+        self._missing: dict[str, str] = {}
         self._warned: set[str] = set()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -136,7 +135,7 @@ class MeasureCallback(StepCallback):
         """Compiles what is needed, once the blocks are known."""
 
     def look(self) -> Iterator[Reading]:
-        """Measures now; what fails is added to `missing` and left out."""
+        """Measures now; what fails is noted and left out."""
         for layer, readings in self.parts():
             try:
                 yield from readings()
@@ -166,14 +165,14 @@ class MeasureCallback(StepCallback):
                     self._writer.scalar(tag, float(value), step=self.step)
         except Exception as error:
             self._note("all", error)
-        for layer, why in self.missing.items():
+        for layer, why in self._missing.items():
             name = tags.tag("missing", self.measure, layer)
             self._writer.text(name, why, step=self.step)
-        self.missing.clear()
+        self._missing.clear()
         self._writer.flush()
 
     def _note(self, layer: str, error: Exception) -> None:
-        self.missing[layer] = why = reason(error)
+        self._missing[layer] = why = reason(error)
         if layer not in self._warned:
             self._warned.add(layer)
             _LOG.warning(

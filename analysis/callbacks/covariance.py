@@ -44,7 +44,7 @@ is at most (n - 1) / units. The eigenvalues, as powers of ten, are under
 
     def place(self, block: structure.Block) -> autodiff.Place:
         """What goes into the block."""
-        return block.entry
+        return block.input
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """The spectrum of one block's input."""

@@ -66,7 +66,7 @@ the layers below take their step, 0 if it turns by a right angle."""
         self._random = structure.random_states(self.model)
         self._capture = autodiff.capture(
             self.model,
-            [block.entry for block in self._fed],
+            [block.input for block in self._fed],
             self.probe.inputs,
             training=True,
             held=self._random,
@@ -107,10 +107,10 @@ the layers below take their step, 0 if it turns by a right angle."""
     def _drift(
         self, block: structure.Block, inputs: dict[Place, Any]
     ) -> Iterable[Reading]:
-        check_finite(inputs[block.entry])
+        check_finite(inputs[block.input])
         drift = covariate_shift.moment_drift(
-            block.channels_last(self._inputs_before[block.entry]),
-            block.channels_last(inputs[block.entry]),
+            block.channels_last(self._inputs_before[block.input]),
+            block.channels_last(inputs[block.input]),
         )
         yield self.tag(block.name, "mean_drift"), drift.mean
         yield self.tag(block.name, "std_drift"), drift.std

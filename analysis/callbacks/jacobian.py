@@ -87,7 +87,7 @@ under *histograms*."""
 
     def place(self, block: structure.Block) -> autodiff.Place:
         """What goes into the block."""
-        return block.entry
+        return block.input
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """The singular values of one block."""

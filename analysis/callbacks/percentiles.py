@@ -104,7 +104,7 @@ looks cut."""
 
     def place(self, block: structure.Block) -> autodiff.Place:
         """What goes into the activation."""
-        return block.drive
+        return block.preactivation
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
         """The percentiles, moments and shares of one block."""

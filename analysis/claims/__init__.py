@@ -3,6 +3,3 @@
 
 python -m analysis.claims
 """
-
-#: `analysis.claims.registry.CLAIMS` has one for each.
-NUMBERS = range(1, 18)

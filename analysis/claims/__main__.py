@@ -6,7 +6,8 @@
     python -m analysis.claims --full --data_dir=DIR --logdir=runs/claims
 
 The last one trains what is long on MNIST, for several seeds; runs that lie
-complete in the log folder are not trained again, others go on.
+complete in the log folder are not trained again, others go on. `--output` is
+written after each claim: what ends the rest leaves the rows so far.
 
 Exit code 0 if all claims hold as worded, 1 if one fails to or cannot be
 measured, 2 for wrong flags.
@@ -28,63 +29,76 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 
 from analysis import files
-from analysis.claims import NUMBERS
+from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.registry import CLAIMS
+from analysis.claims.runs import Runs
+from analysis.figures import style
 from keras_bn.command_line import Command
+from keras_bn.environment import commit, devices, environment
+from keras_bn.writing import write_json
 
 FLAGS = flags.FLAGS
 
 
 def numbers() -> list[int]:
     """The claims asked for; `ValueError` names one that there is not."""
-    allowed = {str(number): number for number in NUMBERS}
+    allowed = {str(number): number for number in CLAIMS}
     for name in FLAGS.only:
         if name not in allowed:
             raise ValueError(
-                f"only must be numbers from 1 to {NUMBERS[-1]}. "
+                f"only must be numbers from 1 to {len(CLAIMS)}. "
                 f"Received: only={name}"
             )
-    return sorted({allowed[name] for name in FLAGS.only}) or [*NUMBERS]
+    return sorted({allowed[name] for name in FLAGS.only}) or [*CLAIMS]
 
 
-def measure(chosen: list[int], logdir: Path) -> list[dict[str, Any]]:
-    """A row per claim, shown as soon as it is measured."""
-    # Here, so that --help and wrong flags answer at once.
-    from analysis.claims.claim import Setting
-    from analysis.claims.registry import CLAIMS
-    from analysis.claims.runs import Runs
-    from analysis.figures import style
-
+def measure(chosen: list[int], logdir: Path) -> Iterator[dict[str, Any]]:
+    """A row per claim, as soon as it is measured; then its picture."""
     # Many small models are traced; TensorFlow takes it for a mistake.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     runs = Runs(logdir, data_dir=FLAGS.data_dir, say=_progress)
     setting = Setting(runs=runs, seed=FLAGS.seed, full=FLAGS.full)
-    rows = []
     for place, number in enumerate(chosen, start=1):
         claim = CLAIMS[number]
         _progress(f"[{place}/{len(chosen)}] {claim.title}")
         started = time.monotonic()
         result = claim.measure(setting)
-        scale = "full" if FLAGS.full else "small; long with --full"
-        name = claim.measure.__module__.rsplit(".", 1)[-1]
-        row = {
-            "number": number,
-            "name": name,
-            "claim": claim.title,
-            "section": claim.section,
-            "scale": scale if claim.trains else "",
-            "expected": claim.expected,
-            "measured": {k: _plain(v) for k, v in result.figures.items()},
-            "holds": result.holds,
-            "note": result.note,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        rows.append(row)
-        print("\n".join(_lines(row)), flush=True)
-        if FLAGS.figures and claim.draw:
-            path = Path(FLAGS.figures) / f"claim-{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            style.save(claim.draw(setting), path)
-    return rows
+        yield row_of(claim, result, seconds=time.monotonic() - started)
+        if FLAGS.figures and result.draw:
+            path = Path(FLAGS.figures) / f"claim-{claim.name}.png"
+            style.save(result.draw(), path)
+
+
+def row_of(claim: Claim, result: Result, *, seconds: float) -> dict[str, Any]:
+    """What is written of a claim.
+
+    JSON has no infinity, which stands for a step never reached: it is `None`.
+    Nor has it NaN: such a figure is left out of `measured`, the note says that
+    it is not a number, and the claim does not hold.
+    """
+    scale = "full" if FLAGS.full else "small; long with --full"
+    measured = {
+        name: float(value) if math.isfinite(value) else None
+        for name, value in result.figures.items()
+        if not math.isnan(value)
+    }
+    failures = [
+        f"{name} is not a number"
+        for name in result.figures
+        if name not in measured
+    ]
+    return {
+        "number": claim.number,
+        "name": claim.name,
+        "claim": claim.title,
+        "section": claim.section,
+        "scale": scale if claim.trains else "",
+        "expected": claim.expected,
+        "measured": measured,
+        "holds": result.holds and not failures,
+        "note": "; ".join(filter(None, [*failures, result.note])),
+        "seconds": round(seconds, 1),
+    }
 
 
 def main() -> int:
@@ -95,16 +109,30 @@ def main() -> int:
         files.check_writable(output)
     if FLAGS.figures:
         files.check_writable(Path(FLAGS.figures) / "claim.png")
+    about = _about() if output else {}
+    rows: list[dict[str, Any]] = []
     with _logdir() as logdir:
-        rows = measure(chosen, logdir)
-    if output:
-        _write_json(output, rows)
+        for row in measure(chosen, logdir):
+            rows.append(row)
+            if output:
+                write_json(output, {**about, "results": rows})
+            print("\n".join(_lines(row)), flush=True)
     failed = [row["number"] for row in rows if not row["holds"]]
     print(
         f"{len(rows) - len(failed)} of {len(rows)} claims hold"
         + (f"; not: {', '.join(map(str, failed))}" if failed else "")
     )
     return 1 if failed else 0
+
+
+def _about() -> dict[str, Any]:
+    """What all rows were measured with."""
+    return {
+        "environment": environment(device=devices()),
+        "commit": commit(),
+        "full": FLAGS.full,
+        "seed": FLAGS.seed,
+    }
 
 
 @contextlib.contextmanager
@@ -120,7 +148,7 @@ def _logdir() -> Iterator[Path]:
 def _lines(row: dict[str, Any]) -> list[str]:
     verdict = "holds" if row["holds"] else "FAILS"
     scale = f", {row['scale']}" if row["scale"] else ""
-    width = max(map(len, row["measured"]))
+    width = max(map(len, row["measured"]), default=0)
     return [
         f"{row['number']:>2}  {verdict}  {row['claim']}",
         f"    section {row['section']}, {row['seconds']:.1f} s{scale}",
@@ -133,27 +161,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _plain(value: float) -> float | None:
-    """JSON has no infinity, which stands for a step never reached."""
-    return float(value) if math.isfinite(value) else None
-
-
 def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    from keras_bn.environment import commit, devices, environment
-    from keras_bn.writing import write_json
-
-    contents = {
-        "environment": environment(device=devices()),
-        "commit": commit(),
-        "full": FLAGS.full,
-        "seed": FLAGS.seed,
-        "results": rows,
-    }
-    write_json(path, contents)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,13 @@ class Result:
         figures: By name.
         holds: Whether they are what the claim expects, as it words it.
         note: Where they disagree with the paper, or need a word.
+        draw: Draws what was measured; `None` where there is nothing to see.
     """
 
     figures: Mapping[str, float]
     holds: bool
     note: str = ""
+    draw: Callable[[], Figure] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,6 @@ class Claim:
         section: Of the paper.
         expected: What has to be measured for the claim to hold.
         measure: Measures it.
-        draw: Draws what was measured; `None` where there is nothing to see.
         trains: Whether networks are trained for it, which `--full` does at
             the paper's scale and for several seeds.
     """
@@ -60,5 +61,9 @@ class Claim:
     section: str
     expected: str
     measure: Callable[[Setting], Result]
-    draw: Callable[[Setting], Figure] | None = None
     trains: bool = False
+
+    @property
+    def name(self) -> str:
+        """The module that measures it, without its package."""
+        return self.measure.__module__.rpartition(".")[-1]

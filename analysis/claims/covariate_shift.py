@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from analysis import tags
-from analysis.claims import training
+from analysis.claims import scalars, training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.runs import run_name
 from analysis.table import Table
@@ -43,7 +43,7 @@ def measure(setting: Setting) -> Result:
         )
         table = setting.runs.table(recipes)
         for statistic, title in STATISTICS.items():
-            figures[f"{title}, {name}"] = training.mean(
+            figures[f"{title}, {name}"] = scalars.mean(
                 value
                 for recipe in recipes
                 for value in values(table, run_name(recipe), statistic)
@@ -65,7 +65,7 @@ def measure(setting: Setting) -> Result:
 
 
 def values(table: Table, run: str, statistic: str) -> Iterator[float]:
-    """Mean over the steps, for each layer."""
+    """A statistic's mean over the steps, for each layer."""
     for layer in LAYERS:
         tag = tags.tag("covariate_shift", layer, statistic)
         yield float(np.mean(table.series(run, "analysis", tag)[1]))

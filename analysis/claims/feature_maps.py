@@ -8,6 +8,7 @@ together; the population's variance is m'/(m'-1) times that of a batch.
 import keras
 import numpy as np
 
+from analysis.claims import scalars
 from analysis.claims.claim import Claim, Result, Setting
 from keras_bn import BatchNormalization
 
@@ -37,14 +38,14 @@ def measure(setting: Setting) -> Result:
     figures = {
         "values per map": float(VALUES),
         "gamma and beta, each": float(np.size(layer.gamma)),
-        "|mean - that of m*p*q values|": _largest(
+        "|mean - that of m*p*q values|": scalars.largest(
             np.asarray(layer.moving_mean) - columns.mean(0)
         ),
-        "|variance / (m' / (m'-1) * biased) - 1|": _largest(
+        "|variance / (m' / (m'-1) * biased) - 1|": scalars.largest(
             variance / (columns.var(0) * VALUES / (VALUES - 1)) - 1
         ),
-        "|mean of y|, per map": _largest(y.mean((0, 1, 2))),
-        "|mean of y|, per place of a map": _largest(y.mean(0)),
+        "|mean of y|, per map": scalars.largest(y.mean((0, 1, 2))),
+        "|mean of y|, per place of a map": scalars.largest(y.mean(0)),
     }
     return Result(
         figures=figures,
@@ -55,10 +56,6 @@ def measure(setting: Setting) -> Result:
         and figures["|mean of y|, per place of a map"] > 0.01,
         note="per place the mean is not 0: places share their map's statistics",
     )
-
-
-def _largest(values: np.ndarray) -> float:
-    return float(np.abs(values).max())
 
 
 CLAIM = Claim(

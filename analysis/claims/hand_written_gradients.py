@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from analysis.claims import scalars
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.pullback import Array, pull_back
 from keras_bn import ops
@@ -34,10 +35,8 @@ def measure(setting: Setting) -> Result:
     figures = {
         **_errors("autodiff", ours, plain),
         **_errors("finite differences", ours, numeric),
-        "sum- over mean-reduced gradient": float(
-            np.mean(
-                [np.mean(a / b) for a, b in zip(ours, of_mean, strict=True)]
-            )
+        "sum- over mean-reduced gradient": scalars.mean(
+            float(np.mean(a / b)) for a, b in zip(ours, of_mean, strict=True)
         ),
     }
     *errors, ratio = figures.values()
@@ -51,7 +50,7 @@ def measure(setting: Setting) -> Result:
 
 
 def values(seed: int) -> tuple[Array, Array, Array, Array]:
-    """X and dy `[8, 5]`, gamma and beta `[5]`."""
+    """The values of x `[8, 5]`, gamma and beta `[5]`, and dy `[8, 5]`."""
     rng = np.random.default_rng(seed)
     x = rng.normal(3, 2, (8, 5)) * rng.uniform(0.5, 2, 5)
     return (
@@ -109,9 +108,7 @@ def _errors(
     name: str, ours: tuple[Array, ...], other: tuple[Array, ...]
 ) -> dict[str, float]:
     return {
-        f"{gradient} against {name}": float(
-            np.abs(a - b).max() / np.abs(b).max()
-        )
+        f"{gradient} against {name}": scalars.relative_error(a, b)
         for gradient, a, b in zip(NAMES, ours, other, strict=True)
     }
 

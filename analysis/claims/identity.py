@@ -7,6 +7,7 @@ the original activations". With epsilon, gamma = sqrt(Var[x] + eps).
 
 import numpy as np
 
+from analysis.claims import scalars
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.z_score import inputs
 from keras_bn import ops
@@ -33,14 +34,21 @@ def measure(setting: Setting) -> Result:
 
 
 def error(x: np.ndarray, dtype: str) -> float:
-    """Of batch normalization with the gamma and beta that undo it."""
+    """Relative error of batch normalization whose gamma and beta undo it.
+
+    Args:
+        x: Input `[N, features]`.
+        dtype: What it is computed in.
+
+    Returns:
+        The largest `|y - x|` over the largest `|x|`.
+    """
     x = x.astype(dtype)
     wide = x.astype(np.float64)
     gamma = np.sqrt(wide.var(0) + EPSILON).astype(dtype)
     beta = wide.mean(0).astype(dtype)
     y, _, _ = ops.batch_norm(x, gamma, beta, axes=0, epsilon=EPSILON)
-    difference = np.abs(np.asarray(y, np.float64) - wide)
-    return float(difference.max() / np.abs(wide).max())
+    return scalars.relative_error(np.asarray(y, np.float64), wide)
 
 
 CLAIM = Claim(

@@ -65,8 +65,8 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Path:
-    """Where gradient descent went.
+class Descent:
+    """Where gradient descent went, the start included.
 
     Attributes:
         w: `[steps + 1, units]`.
@@ -86,7 +86,10 @@ class Path:
 
 
 def data(seed: int) -> tuple[Array, Array]:
-    """V and t, `[m, units]`: features that differ, far from mean 0."""
+    """The input v and the targets t, `[m, units]`.
+
+    Features differ and are far from mean 0.
+    """
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.2, 0.8, UNITS)
     v = rng.normal(3, 1, UNITS) + spread * rng.normal(size=(EXAMPLES, UNITS))
@@ -113,15 +116,13 @@ def gradient(layer: Layer, v: Array, t: Array) -> Callable[[Array], Array]:
     return at
 
 
-def descend(
-    layer: Layer, seed: int, *, steps: int = STEPS, rate: float = RATE
-) -> Path:
+def descend(layer: Layer, seed: int, *, steps: int = STEPS) -> Descent:
     """Follows the gradient, such as the layer takes it."""
     v, t = data(seed)
     slope = gradient(layer, v, t)
     learnt = np.array([[float(layer.learns_weight)], [1.0]])
     path = [start(seed)]
     for _ in range(steps):
-        path.append(path[-1] - rate * learnt * slope(path[-1]))
-    w, b = np.moveaxis(np.array(path), 1, 0)
-    return Path(w, b, np.asarray(layer.losses(np.stack([w, b]), v, t)))
+        path.append(path[-1] - RATE * learnt * slope(path[-1]))
+    w, b = weights = np.stack(path, axis=1)
+    return Descent(w, b, np.asarray(layer.losses(weights, v, t)))

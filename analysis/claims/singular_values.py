@@ -17,7 +17,7 @@ import numpy as np
 
 import keras_bn
 from analysis import autodiff, structure
-from analysis.claims import training
+from analysis.claims import scalars, training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.measures import gradients
 from analysis.measures.jacobian import jacobian_spectrum
@@ -71,13 +71,13 @@ def blocks(
         )
     found = structure.blocks(model)
     inputs = autodiff.capture(
-        model, [block.entry for block in found], dataset.x_test[:EXAMPLES]
+        model, [block.input for block in found], dataset.x_test[:EXAMPLES]
     )()
-    spectra = [jacobian_spectrum(block, inputs[block.entry]) for block in found]
+    spectra = [jacobian_spectrum(block, inputs[block.input]) for block in found]
     squares = [np.mean(spectrum.mean_square) for spectrum in spectra]
     return (
         float(np.exp(np.mean(np.log(squares)))),
-        training.mean(np.mean(each.isometry_distance) for each in spectra),
+        scalars.mean(np.mean(each.isometry_distance) for each in spectra),
     )
 
 

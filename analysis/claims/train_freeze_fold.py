@@ -6,10 +6,9 @@ With population statistics the transform is a fixed linear map, which can be
 """
 
 import keras
-import numpy as np
 
 import keras_bn
-from analysis.claims import training
+from analysis.claims import scalars, training
 from analysis.claims.claim import Claim, Result, Setting
 from keras_bn import structure
 
@@ -37,10 +36,10 @@ def measure(setting: Setting) -> Result:
         "accuracy folded": accuracy(folded),
         "BN layers trained": float(len(structure.batch_normalizations(model))),
         "BN layers folded": float(len(structure.batch_normalizations(folded))),
-        "|change of logits| over the largest": float(
-            np.abs(after - before).max() / np.abs(before).max()
+        "|change of logits| over the largest": scalars.relative_error(
+            after, before
         ),
-        "share of same predictions": training.mean(
+        "share of same predictions": scalars.mean(
             before.argmax(1) == after.argmax(1)
         ),
     }

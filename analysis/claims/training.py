@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that claims train: that of Fig. 1, and its variations."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -43,7 +42,7 @@ def steps_to(table: Table, run: str, accuracy: float) -> float:
 
 
 def last_accuracy(table: Table, run: str) -> float:
-    """On the test examples, at the end."""
+    """A run's accuracy on the test examples at its end."""
     return float(table.series(run, "validation", "accuracy")[1][-1])
 
 
@@ -51,11 +50,6 @@ def accuracy(model: keras.Model, x: Any, y: Any) -> float:
     """Share of inputs `[N, ...]` whose label `[N]` has the largest logit."""
     logits = model.predict(x, batch_size=500, verbose=0)
     return float(np.mean(logits.argmax(1) == y))
-
-
-def mean(values: Iterable[float]) -> float:
-    """As a plain number."""
-    return float(np.mean(list(values)))
 
 
 def over_seeds(setting: Setting, count: int, **changes: Any) -> list[Recipe]:

@@ -7,28 +7,31 @@ Section 2: u + (b + db) - E[u + (b + db)] = u + b - E[u + b].
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.claims import section2
+from analysis.claims import scalars, section2
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.section2 import Array
 from analysis.figures import bias
 
 IGNORING = section2.Layer()
+#: Steps after which the picture shows x and x_hat.
+STEPS = 10
 
 
 def measure(setting: Setting) -> Result:
     """One step at rate 0.1, seen in x, in x_hat and in the loss."""
     v, t = section2.data(setting.seed)
-    path = section2.descend(IGNORING, setting.seed, steps=1)
-    before, after = path.w[:, None] * v + path.b[:, None]
-    moved = np.abs(after - before)
-    normalized = [np.asarray(IGNORING.normalized(x)) for x in (before, after)]
+    found = section2.descend(IGNORING, setting.seed, steps=STEPS)
+    x = found.w * v[:, None] + found.b  # [m, steps + 1, units]
+    x_hat = np.asarray(IGNORING.normalized(x))
+    db = found.b[1] - found.b[0]
     figures = {
-        "|change of x|, smallest": float(moved.min()),
-        "|change of x_hat|, largest": float(
-            np.abs(normalized[1] - normalized[0]).max()
+        "|change of x|, smallest": float(np.abs(x[:, 1] - x[:, 0]).min()),
+        "|change of x_hat|, largest": scalars.largest(
+            x_hat[:, 1] - x_hat[:, 0]
         ),
-        "|change of the loss|": float(abs(path.loss[1] - path.loss[0])),
-        "|db - rate * mean(t)|, largest": float(
-            np.abs(path.b[1] - path.b[0] - section2.RATE * t.mean(0)).max()
+        "|change of the loss|": scalars.largest(found.loss[1] - found.loss[0]),
+        "|db - rate * mean(t)|, largest": scalars.largest(
+            db - section2.RATE * t.mean(0)
         ),
     }
     changed, *unchanged = figures.values()
@@ -37,17 +40,20 @@ def measure(setting: Setting) -> Result:
         holds=changed > 1e-3 and max(unchanged) < 1e-12,
         note="E[x] is the mean of u + b, so it moves along with b: the two "
         "gradients differ by exactly the part that cancels the step",
+        draw=lambda: draw(x, x_hat),
     )
 
 
-def draw(setting: Setting) -> Figure:
-    """X and x_hat of one unit before and after ten steps."""
-    v, _ = section2.data(setting.seed)
-    path = section2.descend(IGNORING, setting.seed, steps=10)
-    x = [path.w[i, :, None] * v.T + path.b[i, :, None] for i in (0, 10)]
-    unit = int(np.argmax(np.abs(path.b[-1] - path.b[0])))
-    x_hat = [np.asarray(IGNORING.normalized(each.T)).T for each in x]
-    return bias.one_step([a[unit] for a in x], [a[unit] for a in x_hat])
+def draw(x: Array, x_hat: Array) -> Figure:
+    """The unit that moves most, before and after all steps.
+
+    Args:
+        x: `[m, steps + 1, units]`.
+        x_hat: Likewise.
+    """
+    unit = np.argmax(np.abs(x[0, -1] - x[0, 0]))
+    shown = ([each[:, i, unit] for i in (0, -1)] for each in (x, x_hat))
+    return bias.one_step(*shown)
 
 
 CLAIM = Claim(
@@ -57,5 +63,4 @@ CLAIM = Claim(
     expected="b, and u + b, move by rate * mean(t); x_hat and loss do not "
     "(1e-12)",
     measure=measure,
-    draw=draw,
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis import autodiff
 from analysis.autodiff import Place
-from analysis.claims import training
+from analysis.claims import scalars, training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.pullback import Array, pull_back
 from analysis.measures.moments import moments
@@ -66,18 +66,22 @@ def effect_of_bias(seed: int) -> dict[str, float]:
 
     db = pull_back(layer, dy, b, u, w, beta)
     dbeta = pull_back(of_beta, dy, beta, u, w, b)
-    change = np.asarray(layer(b, u, w, beta) - layer(0 * b, u, w, beta))
+    change = layer(b, u, w, beta) - layer(0 * b, u, w, beta)
     return {
-        "change of BN(Wu + b) by b": float(np.abs(change).max()),
+        "change of BN(Wu + b) by b": scalars.largest(change),
         "|dl/db| over |dl/dbeta|": float(
             np.linalg.norm(db) / np.linalg.norm(dbeta)
         ),
-        "|dl/dbeta - sum of dl/dy|": float(np.abs(dbeta - dy.sum(0)).max()),
+        "|dl/dbeta - sum of dl/dy|": scalars.largest(dbeta - dy.sum(0)),
     }
 
 
 def quantiles(model: keras.Model, inputs: Any) -> Array:
-    """Of u and W u without their moments, `[layers, 2, quantiles, units]`."""
+    """Quantiles of u and W u without their moments.
+
+    Returns:
+        `[layers, 2, quantiles, units]`.
+    """
     return np.array(
         [
             [standardized_quantiles(values) for values in found]

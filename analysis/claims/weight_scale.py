@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from analysis import structure
-from analysis.claims import training
+from analysis.claims import scalars, training
 from analysis.claims.claim import Claim, Result, Setting
 from analysis.claims.pullback import Array, pull_back
 from analysis.measures import gradients
@@ -69,7 +69,7 @@ def deviations(a: float, epsilon: float, seed: int) -> tuple[float, ...]:
         )
 
     return tuple(
-        float(np.abs(new - old).max() / np.abs(old).max())
+        scalars.relative_error(new, old)
         for new, old in zip(parts(a * w, a), parts(w, 1.0), strict=True)
     )
 
@@ -80,7 +80,7 @@ def layer(u: Any, w: Any, epsilon: float) -> Any:
 
 
 def weight_growth(setting: Setting) -> list[float]:
-    """Norm of the trained hidden weights over their first, at each rate."""
+    """The `growth` of the hidden weights at each of `RATES`."""
     return [
         growth(setting, training.recipe(setting, learning_rate=rate))
         for rate in RATES
@@ -88,7 +88,7 @@ def weight_growth(setting: Setting) -> list[float]:
 
 
 def growth(setting: Setting, recipe: Recipe) -> float:
-    """Mean over the hidden layers."""
+    """Norm of trained hidden weights over their first, mean over layers."""
     first = setting.runs.untrained(recipe)
     last = setting.runs.model(recipe)
     names = [layer.name for layer in structure.linear_layers(first)][:-1]
@@ -96,7 +96,7 @@ def growth(setting: Setting, recipe: Recipe) -> float:
         [gradients.norm([model.get_layer(name).kernel]) for name in names]
         for model in (first, last)
     ]
-    return training.mean(np.divide(norms[1], norms[0]))
+    return scalars.mean(np.divide(norms[1], norms[0]))
 
 
 CLAIM = Claim(

@@ -10,18 +10,17 @@ whitening.
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis import autodiff
 from analysis.autodiff import Place
-from analysis.claims import training
+from analysis.claims import scalars, training
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.pullback import Array
 from analysis.measures import covariance
 from analysis.measures.spectra import condition_number
 from keras_bn import ops
 
 LAYERS = ("hidden1", "hidden2", "hidden3")
-Array = NDArray[np.float64]
 
 
 def measure(setting: Setting) -> Result:
@@ -32,8 +31,8 @@ def measure(setting: Setting) -> Result:
     figures: dict[str, float] = {}
     layers = [ways(values) for values in preactivations(model, inputs)]
     for way in layers[0]:
-        spectra = [shape(each[way]) for each in layers]
-        figures[f"distance from white, {way}"] = training.mean(
+        spectra = [relative_spectrum(each[way]) for each in layers]
+        figures[f"distance from white, {way}"] = scalars.mean(
             map(covariance.whitening_distance, spectra)
         )
         figures[f"condition number, {way}"] = float(
@@ -55,8 +54,8 @@ def preactivations(model: keras.Model, inputs: Array) -> list[Array]:
     return [found[place].astype(np.float64) for place in places]
 
 
-def shape(x: Array) -> Array:
-    """Eigenvalues of the covariance over their mean."""
+def relative_spectrum(x: Array) -> Array:
+    """Eigenvalues of the covariance of `[N, units]` over their mean."""
     spectrum = covariance.covariance_spectrum(x)
     return spectrum / spectrum.mean()
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
+from analysis.claims import scalars
 from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.pullback import Array
 from keras_bn import ops
 
 EPSILON = 1e-3
 SHAPE = (64, 10)
-Array = NDArray[np.float64]
 
 
 def measure(setting: Setting) -> Result:
@@ -58,20 +58,18 @@ def moments(x: Array) -> dict[str, float]:
     variance = x.var(0)
     wanted = variance / (variance + EPSILON)
     return {
-        "per feature: |mean|": _largest(y.mean(0)),
-        "per feature: |var - var/(var+eps)|": _largest(y.var(0) - wanted),
-        "per example: |mean|": _largest(y.mean(1)),
-        "layer normalization, per feature: |mean|": _largest(
+        "per feature: |mean|": scalars.largest(y.mean(0)),
+        "per feature: |var - var/(var+eps)|": scalars.largest(
+            y.var(0) - wanted
+        ),
+        "per example: |mean|": scalars.largest(y.mean(1)),
+        "layer normalization, per feature: |mean|": scalars.largest(
             by_example.mean(0)
         ),
-        "layer normalization, per example: |mean|": _largest(
+        "layer normalization, per example: |mean|": scalars.largest(
             by_example.mean(1)
         ),
     }
-
-
-def _largest(values: Array) -> float:
-    return float(np.abs(values).max())
 
 
 CLAIM = Claim(

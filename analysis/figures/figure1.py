@@ -72,13 +72,8 @@ def typical_unit_tags(table: Table, run: str) -> list[str]:
     if not units:
         raise KeyError(f"run {run} has no percentiles of a single unit")
     # hidden3 after hidden2: the deepest block has the last name.
-    layer, unit = max(units, key=lambda of: (_natural(of[0]), of[1]))
+    layer, unit = max(units, key=lambda of: (tags.natural(of[0]), of[1]))
     return [tags.tag("percentiles", layer, unit, name) for name in PERCENTILES]
-
-
-def _natural(layer: str) -> tuple[str, int]:
-    digits = layer[len(layer.rstrip("0123456789")) :]
-    return layer.removesuffix(digits), int(digits or 0)
 
 
 def _draw_accuracy(

@@ -126,7 +126,6 @@ def figure(table: Table) -> Figure:
     """
     result, axes = style.panels(1, 1, width=6.5, height=4)
     panel = axes[0][0]
-    names = dict(VARIANTS)
     for row in rows(table):
         steps, accuracy = table.series(row.run, "validation", "accuracy")
         failed = row.variant.startswith("inception_")
@@ -134,7 +133,7 @@ def figure(table: Table) -> Figure:
             steps,
             accuracy,
             ":" if failed else "-",
-            label=names[row.variant],
+            label=row.name,
         )
         if row.steps_to_best is not None:
             best = accuracy[list(steps).index(row.steps_to_best)]

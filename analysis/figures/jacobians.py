@@ -53,16 +53,16 @@ def figure(table: Table, *, with_bn: str, without_bn: str) -> Figure:
 
 
 def block_names(table: Table, run: str) -> list[str]:
-    """The blocks whose Jacobian was recorded, sorted by name.
+    """The blocks whose Jacobian was recorded, as they are numbered.
 
     Raises:
         KeyError: If there is none.
     """
     found = map(tags.parts, table.tags(run, "analysis"))
-    names = sorted({of.layer for of in found if of.measure == "jacobian"})
+    names = {of.layer for of in found if of.measure == "jacobian"}
     if not names:
         raise KeyError(f"run {run} has no Jacobian curves")
-    return names
+    return sorted(names, key=tags.natural)
 
 
 def _inference(table: Table, run: str, block: str) -> list[Any]:

@@ -28,7 +28,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, svds
 from analysis import autodiff, spans, structure
 from analysis.measures import lanczos, spectra
 from analysis.measures.operators import JacobianOperator
-from analysis.measures.spectra import Method, Spectrum, Which
+from analysis.measures.spectra import Ends, Method, Spectrum
 from keras_bn.arguments import one_of
 
 Array = NDArray[np.floating[Any]]
@@ -53,7 +53,7 @@ def jacobian_spectrum(
     *,
     mode: Mode = "inference",
     k: int | None = None,
-    which: Which = "largest",
+    which: Ends = "largest",
     method: Method | Literal["auto"] = "auto",
     seed: int = 0,
 ) -> Spectrum:
@@ -67,7 +67,8 @@ def jacobian_spectrum(
     Args:
         function_or_layer: A built Keras layer or model, an
             `analysis.Span`, or a function of one tensor.
-        inputs: `[N, ...]`, floating point; of a span, the model's inputs.
+        inputs: `[N, ...]`, floating point; of a span, the model's inputs. N
+            must be 1 or more.
         mode: See above.
         k: How many values at either end; `None` for all of them.
         which: At which end if `k` is given: `"largest"`, `"smallest"` or
@@ -154,14 +155,16 @@ class Jacobian:
             if self._coupled
             else autodiff.batch_jacobian(function)
         )
-        self._where = getattr(function_or_layer, "locate", _at_the_inputs)
+        self._where: Callable[..., tuple[Any, Sequence[Any]]] = _at_the_inputs
+        if isinstance(function_or_layer, spans.Span):
+            self._where = function_or_layer.locate
 
     def spectrum(
         self,
         inputs: ArrayLike,
         *,
         k: int | None = None,
-        which: Which = "largest",
+        which: Ends = "largest",
         method: Method | Literal["auto"] = "auto",
         seed: int = 0,
         effort: lanczos.Effort = lanczos.THOROUGH,
@@ -182,7 +185,8 @@ class Jacobian:
         if method == "lanczos":
             spectrum = _density(operator, seed, effort)
         else:
-            spectrum = _ends(operator, k or 1, which, seed)
+            assert k is not None
+            spectrum = _ends(operator, k, which, seed)
         return _first(spectrum) if self._coupled else spectrum
 
 
@@ -210,9 +214,17 @@ def singular_values(matrices: ArrayLike) -> Array:
     return values
 
 
-def _exact(matrices: Array, k: int | None, which: Which) -> Spectrum:
+def _exact(matrices: Array, k: int | None, which: Ends) -> Spectrum:
     spectrum = spectra.exact(singular_values(matrices))
-    return spectrum if k is None else spectra.ends(spectrum, k, which)
+    if k is None:
+        return spectrum
+    size = spectrum.values.shape[-1]
+    if k > size:
+        raise ValueError(
+            f"k must be at most {size}, the number of singular values of the "
+            f"Jacobian. Received: k={k}"
+        )
+    return spectra.ends(spectrum, k, which)
 
 
 def _density(
@@ -221,8 +233,8 @@ def _density(
     nodes, weights = lanczos.density(
         _tall(operator),
         blocks=operator.blocks,
+        effort=effort,
         seed=seed,
-        **effort._asdict(),
     )
     square = nodes**2
     return Spectrum(
@@ -236,7 +248,7 @@ def _density(
 
 
 def _ends(
-    operator: JacobianOperator, k: int, which: Which, seed: int
+    operator: JacobianOperator, k: int, which: Ends, seed: int
 ) -> Spectrum:
     ends = ("largest", "smallest") if which == "both" else (which,)
     values = [

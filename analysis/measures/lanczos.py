@@ -34,8 +34,9 @@ class Effort(NamedTuple):
     """What `density` may cost, as of its arguments.
 
     Attributes:
-        iterations: Products with the map and its transpose per probe.
-        probes: Random starting vectors.
+        iterations: Products with the map and its transpose per probe; also
+            the number of nodes. At most as many are made as there are values.
+        probes: Random starting vectors to average over.
     """
 
     iterations: int = 30
@@ -49,8 +50,7 @@ def density(
     operator: LinearOperator,
     *,
     blocks: int = 1,
-    iterations: int = 30,
-    probes: int = 5,
+    effort: Effort = THOROUGH,
     seed: int = 0,
 ) -> tuple[Array, Array]:
     """Quadrature rules for the densities of singular values.
@@ -58,10 +58,8 @@ def density(
     Args:
         operator: Real, `[blocks m, blocks n]`, block-diagonal, m >= n.
         blocks: Number of blocks.
-        iterations: Products with `operator` and its transpose per probe;
-            also the number of nodes. At most n are made.
-        probes: Random starting vectors to average over.
-        seed: Seed of those vectors.
+        effort: What it may cost.
+        seed: Seed of the random vectors.
 
     Returns:
         Nodes, descending, and weights, both `[blocks, probes iterations]`;
@@ -69,15 +67,15 @@ def density(
     """
     size = operator.shape[1] // blocks
     rules = [
-        quadrature(*bidiagonalize(operator, start, iterations))
-        for start in _signs(blocks, size, probes, seed, operator.dtype)
+        quadrature(*bidiagonalize(operator, start, effort.iterations))
+        for start in _signs(blocks, size, effort.probes, seed, operator.dtype)
     ]
     nodes = np.concatenate([nodes for nodes, _ in rules], axis=-1)
     weights = np.concatenate([weights for _, weights in rules], axis=-1)
     order = np.argsort(-nodes, axis=-1)
     return (
         np.take_along_axis(nodes, order, axis=-1),
-        np.take_along_axis(weights, order, axis=-1) / probes,
+        np.take_along_axis(weights, order, axis=-1) / effort.probes,
     )
 
 

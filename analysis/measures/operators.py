@@ -29,10 +29,11 @@ class JacobianOperator(LinearOperator):
     Attributes:
         blocks: Number of Jacobians: N, or 1 if coupled.
         shape: `(blocks outputs, blocks inputs)`.
-        dtype: That of the inputs.
+        dtype: That of the inputs, but float32 at least.
 
     Raises:
-        ValueError: If the inputs are not floating point.
+        ValueError: If the inputs are not floating point, or not at least one
+            example.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class JacobianOperator(LinearOperator):
         self._output_shape = products.output_shape(self._inputs, *self._context)
         self.blocks = 1 if coupled else self._input_shape[0]
         super().__init__(
-            np.dtype(self._inputs.dtype.as_numpy_dtype),
+            autodiff.result_dtype(self._inputs),
             (math.prod(self._output_shape), math.prod(self._input_shape)),
         )
 

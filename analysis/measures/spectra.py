@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Method = Literal["exact", "iterative", "lanczos"]
-Which = Literal["largest", "smallest", "both", "all"]
+#: The ends of a spectrum that can be asked for.
+Ends = Literal["largest", "smallest", "both"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Spectrum:
     values: NDArray[Any]
     weights: NDArray[Any] | None
     method: Method
-    which: Which
+    which: Ends | Literal["all"]
     mean_square: NDArray[Any]
     isometry_distance: NDArray[Any]
 
@@ -101,7 +102,7 @@ def exact(values: ArrayLike) -> Spectrum:
     )
 
 
-def ends(spectrum: Spectrum, k: int, which: Which) -> Spectrum:
+def ends(spectrum: Spectrum, k: int, which: Ends) -> Spectrum:
     """Keeps the values at the ends of a whole spectrum only."""
     parts = {
         "largest": [spectrum.values[..., :k]],

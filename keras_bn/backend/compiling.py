@@ -22,9 +22,9 @@ from keras_bn.backend.algorithm1 import PLAIN_FEW, Algorithm1
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
 #: Values from which a tensor is worth an expression compiled by XLA, whose
-#: start costs as much as a dozen kernels. So many times as many are needed
-#: where a feature has few values, whose sums the kernels are fast for; and
-#: where there are no sums. An unknown size counts as 64.
+#: start costs as much as a dozen kernels. A feature with few values, whose
+#: sums the kernels are fast for, needs four times as many; a pass without sums
+#: eight times. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
 _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 #: Values of images that TensorFlow's own kernel normalizes the fastest, where

@@ -23,7 +23,6 @@ PROCESS_LOST = (
 )
 
 
-@functools.cache
 def make(name: str, *, replicas: int = 0) -> Strategy:
     """The strategy of that name; one and the same for a whole process.
 
@@ -40,6 +39,11 @@ def make(name: str, *, replicas: int = 0) -> Strategy:
         ValueError: If the machine lacks the devices, or `TF_CONFIG` is not
             as TensorFlow documents it.
     """
+    return _made(name, replicas)
+
+
+@functools.cache
+def _made(name: str, replicas: int) -> Strategy:
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "multiworker":

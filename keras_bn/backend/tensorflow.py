@@ -163,15 +163,15 @@ def apply_statistics(
         compiled=compiling.worth_compiling(x, axes),
         blocks=compiling.worth_blocks(x, axes),
     )
-    run = compiling.run(algorithm)
     without_sums = dataclasses.replace(
         algorithm, compiled=compiling.worth_compiling(x, axes, sums=False)
     )
-    run_without_sums = run_for_dx = compiling.run(without_sums)
-    if activation == "linear":  # Then dx is a single product.
-        run_for_dx = compiling.run(
-            dataclasses.replace(algorithm, compiled=False)
-        )
+    single_product = dataclasses.replace(algorithm, compiled=False)
+    run = compiling.run(algorithm)
+    run_without_sums = compiling.run(without_sums)
+    run_for_dx = compiling.run(
+        single_product if activation == "linear" else without_sums
+    )
     images, squeezed = compiling.images_for_one_kernel(x, axes)
 
     # Of the backward pass only what is asked for is run in a graph, where

@@ -4,14 +4,20 @@
 from pathlib import Path
 from typing import Any
 
-from keras_bn.data import digits, mnist
+from keras_bn.data import cifar10, digits, image_folder, mnist
 from keras_bn.data.arrays import ArrayDataset, DataError
 
 __all__ = ["ArrayDataset", "DataError", "load"]
 
+#: Height and width of colour images, where a data set has one of its own.
+_IMAGE_SIZES = {"cifar10": cifar10.IMAGE_SIZE}
+
 
 def load(
-    name: str, *, data_dir: str | Path | None = None, image_size: int = 0
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
 ) -> Any:
     """Loads a data set.
 
@@ -21,30 +27,36 @@ def load(
             `"image_folder"` or `"tfrecords"`, colour images in files.
         data_dir: Where the data lie; see docs/data.md. `None` lets Keras
             download MNIST and CIFAR-10.
-        image_size: Height and width of colour images.
+        image_size: Height and width in pixels of what a network gets of
+            colour images. `None`: 32 for `"cifar10"`; the others need one.
 
     Returns:
         An `ArrayDataset`, or an `ImageDataset` for colour images.
 
     Raises:
-        ValueError: If `name` is unknown.
+        ValueError: If `name` is unknown, or colour images have no size >= 1.
         DataError: If the data are missing, damaged or of the wrong shape.
     """
     if name == "digits":
         return digits.load()
     if name == "mnist":
         return mnist.load(data_dir)
-    # Here, as they need TensorFlow.
-    from keras_bn.data import cifar10, image_folder, tfrecords
+    # Here, as `python -m keras_bn.data.tfrecords` would load it twice.
+    from keras_bn.data import tfrecords
 
     loaders: dict[str, Any] = {
         "cifar10": cifar10.load,
         "image_folder": image_folder.load,
         "tfrecords": tfrecords.load,
     }
-    if name in loaders:
-        return loaders[name](data_dir, image_size=image_size)
-    raise ValueError(
-        "dataset must be one of digits, mnist, "
-        f"{', '.join(loaders)}. Received: dataset={name}"
-    )
+    if name not in loaders:
+        raise ValueError(
+            "dataset must be one of digits, mnist, "
+            f"{', '.join(loaders)}. Received: dataset={name}"
+        )
+    size = _IMAGE_SIZES.get(name) if image_size is None else image_size
+    if size is None or size < 1:
+        raise ValueError(
+            f"image_size must be >= 1. Received: image_size={image_size}"
+        )
+    return loaders[name](data_dir, image_size=size)

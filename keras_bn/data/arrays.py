@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bn.arguments import one_of
@@ -65,12 +66,12 @@ class ArrayDataset:
         return len(self.x_test)
 
     def identity(self) -> dict[str, Any]:
-        """What tells these data from others; see `identity`."""
+        """What tells these data from others; see `identity_of`."""
         digest = hashlib.sha256()
         for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
             digest.update(y.tobytes())
             digest.update(x[:: len(x) // 1000 + 1].tobytes())
-        return identity(self, digest)
+        return identity_of(self, digest)
 
     def probe(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Inputs and labels to look at a network with: all test examples."""
@@ -117,7 +118,7 @@ class ArrayDataset:
         )
 
 
-def identity(dataset: Any, digest: Any) -> dict[str, Any]:
+def identity_of(dataset: Any, digest: Any) -> dict[str, Any]:
     """What tells a data set from others, wherever its files lie.
 
     Args:
@@ -138,8 +139,6 @@ def _stream(
     y: NDArray[np.int32],
     rows: Callable[[], Iterable[NDArray[np.int32]]],
 ) -> Any:
-    import tensorflow as tf
-
     return tf.data.Dataset.from_generator(
         lambda: ((x[r], y[r]) for r in rows()),
         output_signature=(
@@ -162,6 +161,15 @@ def share(rows: NDArray[np.int32], part: tuple[int, int]) -> NDArray[np.int32]:
     """The i-th of n nearly equal shares of rows, in their order."""
     index, parts = part
     return np.array_split(rows, parts)[index]
+
+
+def require_batch_fits(batch_size: int, examples: int) -> None:
+    """Raises `ValueError` if a batch is larger than the training part."""
+    if batch_size > examples:
+        raise ValueError(
+            f"batch_size must be <= {examples}, the number of training "
+            f"examples. Received: batch_size={batch_size}"
+        )
 
 
 #: How the examples of an epoch may be mixed.
@@ -202,17 +210,16 @@ class BatchOrder:
         shuffle: str = "all",
         shard_sizes: Sequence[int] = (),
     ) -> None:
-        if batch_size > examples:
-            raise ValueError(
-                f"batch_size must be <= {examples}, the number of training "
-                f"examples. Received: batch_size={batch_size}"
-            )
+        require_batch_fits(batch_size, examples)
         self.batch_size = batch_size
         self.steps_per_epoch = examples // batch_size
         self._examples = examples
         self._seed = seed
         self._shuffle = one_of("shuffle", shuffle, SHUFFLES)
-        self._shards = _shards(examples, shard_sizes)
+        # As long as the data, so made only where they are used.
+        self._shards = (
+            [] if shuffle == "all" else _shards(examples, shard_sizes)
+        )
         self._epoch = -1
         self._permutation = np.empty(0, np.int32)
 
@@ -241,6 +248,7 @@ class BatchOrder:
 
 
 def _shards(examples: int, sizes: Sequence[int]) -> list[NDArray[Any]]:
+    """The numbers of the examples of each shard."""
     if sizes:
         return np.split(np.arange(examples), np.cumsum(sizes)[:-1])
     laid_out = np.random.default_rng(0).permutation(examples)

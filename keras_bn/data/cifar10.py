@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
+import tensorflow as tf
+
 from keras_bn.data import image_folder
 from keras_bn.data.arrays import DataError
 from keras_bn.data.images import ImageDataset
 
 ARCHIVE = "cifar10-jpeg.zip"
+#: Height and width of the images, in pixels.
+IMAGE_SIZE = 32
 
 
 def load(
-    data_dir: str | Path | None = None, *, image_size: int = 32
+    data_dir: str | Path | None = None, *, image_size: int = IMAGE_SIZE
 ) -> ImageDataset:
     """Loads CIFAR-10.
 
@@ -42,8 +47,6 @@ def load(
 
 
 def _download() -> Path:
-    import keras
-
     # As Keras itself chooses it; it does not say so in public.
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "datasets" / "cifar10-png.zip"
@@ -62,8 +65,6 @@ def _download() -> Path:
 
 
 def _members(parts: Any) -> Iterator[tuple[str, bytes]]:
-    import tensorflow as tf
-
     for part, (images, labels) in zip(("train", "test"), parts, strict=True):
         for number, (image, label) in enumerate(
             zip(images, labels.ravel(), strict=True)

@@ -46,6 +46,7 @@ def load(
             data_dir,
         )
         test = tree.train
+    verification.warn_of_skipped(name, tree.skipped)
     return ImageDataset(
         name=name,
         classes=len(tree.classes),

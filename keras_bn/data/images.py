@@ -4,7 +4,6 @@
 import dataclasses
 import functools
 import hashlib
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +14,8 @@ from numpy.typing import NDArray
 
 from keras_bn.arguments import one_of
 from keras_bn.data import augment, reading, resident, views
-from keras_bn.data.arrays import BatchOrder, identity, share
+from keras_bn.data.arrays import BatchOrder, identity_of, share
 from keras_bn.data.records import Images
-
-_LOG = logging.getLogger(__name__)
 
 #: Test images that a network is looked at with.
 PROBE = 256
@@ -54,18 +51,6 @@ class ImageDataset:
     shard_sizes: tuple[int, ...] = ()
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.skipped:
-            some = [f"{n} ({why})" for n, why in self.skipped.items()][:5]
-            more = len(self.skipped) - len(some)
-            _LOG.warning(
-                "%s: %d damaged images are left out: %s%s",
-                self.name,
-                len(self.skipped),
-                ", ".join(some),
-                f" and {more} more" if more else "",
-            )
-
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
@@ -85,9 +70,9 @@ class ImageDataset:
         """What tells these data from others; by names and sizes of images."""
         digest = hashlib.sha256()
         for images in (self.training_images, self.test_images):
-            images.update(digest)
+            images.update_digest(digest)
             digest.update(images.labels.tobytes())
-        return identity(self, digest)
+        return identity_of(self, digest)
 
     def probe(
         self, size: int = PROBE
@@ -101,7 +86,7 @@ class ImageDataset:
         chosen = np.linspace(0, self.test_examples - 1, size).astype(int)
         chosen = np.unique(chosen)
         some = dataclasses.replace(
-            self, test_images=self.test_images.only(chosen), skipped={}
+            self, test_images=self.test_images.only(chosen)
         )
         ((x, y),) = some.test(batch_size=len(chosen)).as_numpy_iterator()
         return x, y
@@ -185,7 +170,11 @@ class ImageDataset:
             part: As of `train`.
             crops: Views of each image, one of `views.CROPS`; with more than
                 one, a batch is `[N, crops, image_size, image_size, 3]`.
+
+        Raises:
+            ValueError: For another number of crops.
         """
+        views.require_crops(crops)
         examples = np.arange(self.test_examples, dtype=np.int32)
         shares = [
             share(examples[first : first + batch_size], part)

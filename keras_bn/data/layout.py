@@ -13,7 +13,7 @@ TRAIN, TEST = "train", ("val", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ImagePath:
     """Where an image lies.
 
     Attributes:
@@ -29,7 +29,7 @@ class Place:
     below: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str) -> "Place":
+    def of(cls, name: str) -> "ImagePath":
         """The first folder with the name of a part is one."""
         folders = PurePosixPath(name).parts[:-1]
         for depth, folder in enumerate(folders):
@@ -63,20 +63,20 @@ def parts_and_classes(
         DataError: If a folder that has the name of a part cannot be one, or
             the class of an image is not said.
     """
-    places = [Place.of(name) for name in names]
-    _check_parts(source, places)
+    paths = [ImagePath.of(name) for name in names]
+    _check_parts(source, paths)
     return [
-        ("test" if place.part in TEST else TRAIN, _class(source, place))
-        for place in places
+        ("test" if path.part in TEST else TRAIN, _class(source, path))
+        for path in paths
     ]
 
 
-def _check_parts(source: Path, places: Sequence[Place]) -> None:
+def _check_parts(source: Path, paths: Sequence[ImagePath]) -> None:
     """Tells parts from classes that have such a name."""
-    inside = [place for place in places if place.part]
-    outside = [place for place in places if not place.part]
+    inside = [path for path in paths if path.part]
+    outside = [path for path in paths if not path.part]
     # Without folders of classes, it must be clear where the parts are.
-    bare = [place for place in inside if not place.below]
+    bare = [path for path in inside if not path.below]
     elsewhere = [p for p in inside if bare and p.above != bare[0].above]
     if inside and (outside or elsewhere):
         first, second = (bare or inside)[0], (outside or elsewhere)[0]
@@ -88,16 +88,16 @@ def _check_parts(source: Path, places: Sequence[Place]) -> None:
         )
 
 
-def _class(source: Path, place: Place) -> str:
+def _class(source: Path, path: ImagePath) -> str:
     """The folder of the class, or what a file's name begins with."""
-    if place.below:
-        return place.below[0]
-    if place.above and not place.part:
-        return place.above[-1]
-    name, found, _ = PurePosixPath(place.name).name.partition("_")
+    if path.below:
+        return path.below[0]
+    if path.above and not path.part:
+        return path.above[-1]
+    name, found, _ = PurePosixPath(path.name).name.partition("_")
     if not (name and found):
         raise DataError(
             f"{source}: an image must lie in the folder of its class or be "
-            f"named <class>_<rest>. Received: {place.name}"
+            f"named <class>_<rest>. Received: {path.name}"
         )
     return name

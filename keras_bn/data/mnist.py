@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,8 +78,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _download() -> dict[str, NDArray[Any]]:
-    import keras
-
     try:
         (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
     except Exception as error:  # Keras raises bare Exception

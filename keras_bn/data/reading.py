@@ -43,6 +43,12 @@ def taken(
     return data, tf.ensure_shape(labels, (None,))
 
 
+def encoded(images: Images, row: int) -> Any:
+    """The encoded image of a row, a scalar string, out of its Example."""
+    data, _ = taken(images, lambda row: np.array([row]), row)
+    return data[0]
+
+
 def chunks(images: Images, size: int) -> Any:
     """All encoded images in their order, `[n]` with n <= `size` at a time."""
 

@@ -38,23 +38,24 @@ class Record:
         file: Path of the file.
         offset: Where it starts, in bytes.
         size: How long it is, in bytes.
-        deflated: Its size once inflated, for compressed members of archives.
+        inflated_size: Its bytes once inflated, where a member of an archive
+            is compressed.
     """
 
     name: str
     file: str
     offset: int
     size: int
-    deflated: int | None = None
+    inflated_size: int | None = None
 
     def read(self) -> bytes:
         """The encoded image."""
         with open(self.file, "rb") as file:
             data = os.pread(file.fileno(), self.size, self.offset)
-        if self.deflated is not None:
+        if self.inflated_size is not None:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             # A limit of 0 would be none.
-            data = inflate.decompress(data, self.deflated or 1)
+            data = inflate.decompress(data, self.inflated_size or 1)
         return data
 
 
@@ -83,7 +84,7 @@ class Images:
         data = np.array([self.records[row].read() for row in rows], object)
         return data, self.labels[rows]
 
-    def update(self, digest: Any) -> None:
+    def update_digest(self, digest: Any) -> None:
         """Adds to a hash of `hashlib` which images these are.
 
         By name and size: to read them all would take too long.
@@ -186,7 +187,7 @@ def no_whole_test_images(path: Path) -> DataError:
 
 def damage(record: Record) -> str:
     """Why a record cannot be decoded; empty if it looks whole."""
-    if max(record.size, record.deflated or 0) > LARGEST_FILE:
+    if max(record.size, record.inflated_size or 0) > LARGEST_FILE:
         return f"it has more than {LARGEST_FILE:,} bytes"
     try:
         data = record.read()
@@ -199,10 +200,10 @@ def damage_of(data: bytes) -> str:
     """Why encoded bytes cannot be decoded; empty if they look whole."""
     if not data:
         return "it is empty"
-    if not data.startswith((_JPEG, _PNG)):
+    if not (is_jpeg(data) or data.startswith(_PNG)):
         return "it is neither JPEG nor PNG"
     size = picture_size(data)
-    end = b"\xff\xd9" if data.startswith(_JPEG) else b"IEND"
+    end = b"\xff\xd9" if is_jpeg(data) else b"IEND"
     if size is None or 0 in size:
         return "its header is damaged"
     if size[0] * size[1] > MOST_PIXELS:
@@ -210,9 +211,14 @@ def damage_of(data: bytes) -> str:
     return "" if end in data[-1024:] else "its end is missing"
 
 
+def is_jpeg(data: bytes) -> bool:
+    """Whether encoded bytes begin as a JPEG does."""
+    return data.startswith(_JPEG)
+
+
 def picture_size(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG or PNG from its header, where it has one."""
-    if data.startswith(_JPEG):
+    if is_jpeg(data):
         return _jpeg_size(data)
     if len(data) <= 24:
         return None
@@ -240,18 +246,18 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _in_folder(path: Path) -> Iterator[Record]:
-    for name, folders, names in os.walk(
+    for where, folders, names in os.walk(
         path, onerror=_refuse, followlinks=True
     ):
-        folder = Path(name)
+        folder = Path(where)
         _check_no_circle(path, folder)
         folders[:] = _shown(folders)
-        for whole in map(folder.joinpath, _shown(names)):
-            if whole.is_file():
-                name = whole.relative_to(path).as_posix()
-                yield Record(name, str(whole), 0, whole.stat().st_size)
-            elif whole.is_symlink() and not whole.exists():
-                raise DataError(f"{whole} is a link that leads nowhere")
+        for file in map(folder.joinpath, _shown(names)):
+            if file.is_file():
+                name = file.relative_to(path).as_posix()
+                yield Record(name, str(file), 0, file.stat().st_size)
+            elif file.is_symlink() and not file.exists():
+                raise DataError(f"{file} is a link that leads nowhere")
 
 
 def _shown(names: Iterable[str]) -> list[str]:

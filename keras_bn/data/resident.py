@@ -2,6 +2,7 @@
 """Small images kept decoded, so that each is decoded once in a run."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,10 @@ def kept(images: Images) -> Images | Pixels:
     Otherwise the images as they are, to be decoded at each use. Photographs
     mostly differ in size, which the first few show.
     """
-    data, _ = reading.taken(images, lambda _: np.arange(1), 0)
-    shape = decoded(data[0]).shape
-    pixels = np.empty((len(images), *shape), np.uint8)
-    if pixels.nbytes > LARGEST:
+    shape = tuple(decoded(reading.encoded(images, 0)).shape)
+    if len(images) * math.prod(shape) > LARGEST:
         return images
+    pixels = np.empty((len(images), *shape), np.uint8)
 
     def decode(image: Any) -> Any:
         return tf.ensure_shape(decoded(image), shape)

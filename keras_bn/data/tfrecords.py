@@ -19,16 +19,19 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 from numpy.typing import NDArray
 
-from keras_bn.data import conversion, files, records, verification
+from keras_bn.command_line import Command
+from keras_bn.data import files, records, sharding, verification
 from keras_bn.data.arrays import DataError
-from keras_bn.data.conversion import CLASSES, COUNTS
 from keras_bn.data.images import ImageDataset
 from keras_bn.data.reading import ENCODED
 from keras_bn.data.records import Images
+from keras_bn.data.sharding import CLASSES, COUNTS
 from keras_bn.errors import reason
 
+FLAGS = flags.FLAGS
 _LOG = logging.getLogger(__name__)
 #: Field names of the common ImageNet TFRecords.
 FEATURES = {**ENCODED, "image/class/label": tf.io.FixedLenFeature([], tf.int64)}
@@ -56,7 +59,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
     parts = {part: _shards(folder, part) for part in ("train", "test")}
     if not parts["train"]:
         raise DataError(f"{folder} holds no shards named train-00000-of-...")
-    origin = conversion.origin(folder)
+    origin = sharding.origin(folder)
     listed = {part: _records(p, origin) for part, p in parts.items()}
     labels = {part: _labels(p) for part, p in parts.items()}
     if not listed["train"]:
@@ -92,6 +95,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
             folder,
         )
         test = train
+    verification.warn_of_skipped("tfrecords", skipped)
     sizes = collections.Counter(record.file for record in train.records)
     return ImageDataset(
         name="tfrecords",
@@ -131,7 +135,7 @@ def _records(
     shards = records.in_shards(paths)
     for path, shard in zip(paths, shards, strict=True):
         count = origin.get(COUNTS, {}).get(path.name, len(shard))
-        conversion.expect(path, count, found=len(shard))
+        sharding.expect(path, count, found=len(shard))
     return [record for shard in shards for record in shard]
 
 
@@ -180,7 +184,7 @@ def _classes(folder: Path, labels: NDArray[np.int64]) -> tuple[int, int]:
 
 def main(source: str, target: str) -> None:
     """Converts, says how many images there are."""
-    counts = conversion.write(
+    counts = sharding.write(
         source,
         target,
         shards=FLAGS.shards,
@@ -191,11 +195,6 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    from absl import flags
-
-    from keras_bn.command_line import Command
-
-    FLAGS = flags.FLAGS
     flags.DEFINE_integer("shards", 16, "training shards", lower_bound=1)
     flags.DEFINE_integer("first_label", 0, "label of the first class", 0, 1)
     flags.DEFINE_integer("seed", 0, "of the order of the images")

@@ -7,6 +7,8 @@ errors for a fraction of the time.
 """
 
 import dataclasses
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from keras_bn.data.records import (
     no_whole_test_images,
 )
 from keras_bn.errors import reason
+
+_LOG = logging.getLogger(__name__)
 
 #: Images read and decoded at a time.
 CHUNK = 64
@@ -41,6 +45,26 @@ def verified(tree: Tree) -> Tree:
     return dataclasses.replace(tree, train=train, test=test, skipped=skipped)
 
 
+def warn_of_skipped(name: str, skipped: Mapping[str, str]) -> None:
+    """Logs in one line which images a data set does without, if any.
+
+    Args:
+        name: Of the data set.
+        skipped: Names of the images, each with what is wrong.
+    """
+    if not skipped:
+        return
+    some = [f"{image} ({why})" for image, why in skipped.items()][:5]
+    more = len(skipped) - len(some)
+    _LOG.warning(
+        "%s: %d damaged images are left out: %s%s",
+        name,
+        len(skipped),
+        ", ".join(some),
+        f" and {more} more" if more else "",
+    )
+
+
 def whole(images: Images) -> tuple[Images, dict[str, str]]:
     """The images that decode; of the others, name to reason."""
     found = undecodable(images)
@@ -53,15 +77,15 @@ def whole(images: Images) -> tuple[Images, dict[str, str]]:
 def undecodable(images: Images) -> dict[int, str]:
     """Numbers of the images that do not decode, and why not."""
     found = {}
-    looked_at = iter(_decoded_chunks(images))
+    chunks = iter(_decoded_chunks(images))
     for first in range(0, len(images), CHUNK):
         rows = range(first, min(first + CHUNK, len(images)))
         try:  # An error leaves the chunks after it as they are.
-            whole = next(looked_at)
+            decodes = np.asarray(next(chunks))
         except tf.errors.OpError:
-            whole = np.zeros(len(rows))
-        for row, is_whole in zip(rows, np.asarray(whole), strict=True):
-            why = "" if is_whole else complaint(_encoded(images, row))
+            decodes = np.zeros(len(rows), bool)
+        for row, is_whole in zip(rows, decodes, strict=True):
+            why = "" if is_whole else complaint(reading.encoded(images, row))
             if why:
                 found[row] = why
     return found
@@ -78,11 +102,6 @@ def complaint(image: Any) -> str:
     except tf.errors.OpError as error:
         return f"it does not decode: {reason(error)}"
     return ""
-
-
-def _encoded(images: Images, row: int) -> Any:
-    """The image of a row, out of its Example if it is in one."""
-    return reading.taken(images, lambda row: np.array([row]), row)[0][0]
 
 
 def _decoded_chunks(images: Images) -> Any:

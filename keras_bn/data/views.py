@@ -11,9 +11,19 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 
 #: Number of views of an image that an evaluation may take.
 CROPS = (1, 10, 144)
+
 #: Sides that an image's short side is scaled to, over that of a crop
 #: (Szegedy et al. 2014: 256, 288, 320 and 352 over 224).
 SCALES = (256 / 224, 288 / 224, 320 / 224, 352 / 224)
+
+
+def require_crops(crops: int) -> None:
+    """Raises `ValueError` unless it is one of `CROPS`."""
+    if crops not in CROPS:
+        raise ValueError(
+            f"crops must be one of {', '.join(map(str, CROPS))}. "
+            f"Received: crops={crops}"
+        )
 
 
 def test_view(image: Tensor, *, size: int, padded: bool) -> Tensor:
@@ -25,7 +35,7 @@ def test_view(image: Tensor, *, size: int, padded: bool) -> Tensor:
         padded: Takes the whole, resized, as is usual for tiny images.
     """
     if padded:
-        return _signed(_resized(decoded(image), size))
+        return _signed(_whole(decoded(image), size))
     side = round(SCALES[0] * size)
     image = _short_side(decoded(image, side=side), side)
     return _signed(_middle(image, size))
@@ -47,14 +57,14 @@ def test_views(image: Tensor, *, size: int, crops: int) -> Tensor:
         views = []
         for side in sides:
             for square in _squares(_short_side(image, side), side):
-                views += [*_corners(square, size), _resized(square, size)]
+                views += [*_corners(square, size), _whole(square, size)]
     stacked = tf.stack(views)
     mirrored = tf.image.flip_left_right(stacked)
     return _signed(tf.concat([stacked, mirrored], 0))
 
 
-def _resized(image: Tensor, size: int) -> Tensor:
-    """`[size, size, 3]`, float32 in [0, 1]."""
+def _whole(image: Tensor, size: int) -> Tensor:
+    """The whole image, `[size, size, 3]`, float32 in [0, 1]."""
     if image.dtype != tf.float32:
         image = tf.cast(image, tf.float32) / 255.0
     resized = tf.image.resize(image, (size, size))

@@ -3,7 +3,7 @@
 
 python -m keras_bn.folding in.keras out.keras
 
-Says which BN layers stay, and why. Nothing that is there is replaced. The exit
+Says which BN layers stay, and why. A file that is there is refused. The exit
 code is 2 for wrong arguments, 1 if the model cannot be read, folded or written.
 """
 

@@ -111,7 +111,7 @@ class Einsum:
         return "".join(x for x in self._equation.outputs if x in letters)
 
     def _keras_letters(self) -> str:
-        """Those that Keras' bias has axes for, of size 1 where it is none's."""
+        """The letters of the axes of Keras' bias, some of size 1."""
         letters = self._equation.outputs.replace("...", "")
         return letters[letters.index(self.bias_letters[0]) :]
 

@@ -169,8 +169,6 @@ class _Planner:
             raise Blocked("it has an activation of its own")
         for taker, part in found:
             _require_same_precision(taker, norm)
-            if getattr(taker.layer, "lora_enabled", False):
-                raise Blocked(f"{taker.kind} is trained by LoRA")
             yield taker, part
 
     def _makers(self, call: Call, affine: Affine) -> Iterator[_Taker]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks that the paper's networks share."""
+"""The block that the paper's networks share: W x, normalized, activated."""
 
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -51,51 +50,6 @@ def normalization(
     return None
 
 
-def dense(
-    x: Any,
-    units: int,
-    *,
-    norm: str,
-    activation: str,
-    stddev: float,
-    seed: int,
-    name: str,
-) -> Any:
-    """`normalized` for a dense layer, whose activation is a layer of its own.
-
-    So that whatever normalizes, runs differ in that alone.
-
-    Args:
-        x: Symbolic tensor `[N, features]`.
-        units: Width of the output.
-        norm: One of `NORMALIZATIONS`.
-        activation: Name of a Keras activation.
-        stddev: Standard deviation of the Gaussian that W starts from.
-        seed: Seed of that Gaussian.
-        name: Name of the block.
-
-    Returns:
-        Symbolic tensor `[N, units]`.
-    """
-
-    def linear(use_bias: bool) -> keras.layers.Layer:
-        return keras.layers.Dense(
-            units,
-            use_bias=use_bias,
-            kernel_initializer=gaussian(stddev, seed),
-            name=f"{name}_linear",
-        )
-
-    return normalized(
-        x, linear, norm=norm, activation=activation, name=name, fused=False
-    )
-
-
-def gaussian(stddev: float, seed: int) -> keras.initializers.Initializer:
-    """Zero-mean Gaussian initializer with its own seed."""
-    return keras.initializers.RandomNormal(stddev=stddev, seed=seed)
-
-
 def normalized(
     x: Any,
     linear: Callable[[bool], keras.layers.Layer],
@@ -136,36 +90,3 @@ def normalized(
     if within:
         return x
     return keras.layers.Activation(activation, name=name)(x)
-
-
-def he_normal(scale: float, seed: int) -> keras.initializers.Initializer:
-    """Gaussian of variance `scale**2 * 2 / fan-in` with its own seed."""
-    return keras.initializers.VarianceScaling(
-        2.0 * scale**2, "fan_in", "truncated_normal", seed=seed
-    )
-
-
-def seed_of(name: str, seed: int) -> int:
-    """A seed for the weights of that name, the same in every network."""
-    return zlib.crc32(f"{seed}/{name}".encode())
-
-
-@keras.saving.register_keras_serializable("keras_bn")
-class LocalResponseNormalization(keras.layers.Layer):
-    """`x / (1 + 1e-4/5 * sum of squares of 5 neighbouring channels)^0.75`.
-
-    Krizhevsky et al. 2012, section 3.3, with the constants of GoogLeNet.
-    """
-
-    def call(self, x: Any) -> Any:
-        """Feature maps `[N, H, W, C]`, as they come."""
-        squares = keras.ops.pad(keras.ops.square(x), [[0, 0]] * 3 + [[2, 2]])
-        channels = x.shape[-1]
-        total = sum(squares[..., i : i + channels] for i in range(5))
-        return x / keras.ops.power(1.0 + 2e-5 * total, 0.75)
-
-    def compute_output_shape(
-        self, input_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
-        """The shape of the input."""
-        return input_shape

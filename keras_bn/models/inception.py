@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 
 from keras_bn.arguments import one_of
 from keras_bn.models import blocks
+from keras_bn.models.local_response import LocalResponseNormalization
 
 #: Channels of the last two convolutions of the stem, and of the first.
 STEM = (64, 64, 192)
@@ -102,8 +104,8 @@ def inception(
         auxiliary_head: A second classifier on block 4d, as GoogLeNet had; it
             makes the parameters those that the paper prints.
         local_response_normalization: In the stem, as GoogLeNet had.
-        per_activation_blocks: Names of blocks in which batch normalization
-            has statistics of its own for each place of a feature map.
+        per_activation_blocks: Names of blocks in which batch normalization,
+            ours, has statistics of its own for each place of a feature map.
         initial_weight_scale: Factor of the initial weights, whose variance
             is 2 / fan-in (He et al. 2015; the paper names none).
         dropout: Share dropped before the classifier.
@@ -126,6 +128,12 @@ def inception(
     names = tuple(block.name for block in BLOCKS)
     for name in per_activation_blocks:
         one_of("per_activation_blocks", name, names)
+    if per_activation_blocks and norm not in ("batch", "per_activation"):
+        raise ValueError(
+            "per_activation_blocks need norm=batch. Received: "
+            f"per_activation_blocks={','.join(per_activation_blocks)}, "
+            f"norm={norm}"
+        )
     make = _Maker(
         norm=norm,
         activation=activation,
@@ -178,11 +186,11 @@ class _Maker:
         if halvings > 1:
             x = _pool(x, "max", stride=2, name="pool1")
         if local_response_normalization:
-            x = blocks.LocalResponseNormalization(name="lrn1")(x)
+            x = LocalResponseNormalization(name="lrn1")(x)
         x = self.convolution(x, second, 1, name="conv2_reduce")
         x = self.convolution(x, third, 3, name="conv2")
         if local_response_normalization:
-            x = blocks.LocalResponseNormalization(name="lrn2")(x)
+            x = LocalResponseNormalization(name="lrn2")(x)
         if halvings > 2:
             x = _pool(x, "max", stride=2, name="pool2")
         return x
@@ -307,8 +315,12 @@ class _Maker:
 
     def _kernel(self, name: str) -> dict[str, Any]:
         return {
-            "kernel_initializer": blocks.he_normal(
-                self.initial_weight_scale, blocks.seed_of(name, self.seed)
+            # He et al. 2015; a seed of the weights' own in every network.
+            "kernel_initializer": keras.initializers.VarianceScaling(
+                2.0 * self.initial_weight_scale**2,
+                "fan_in",
+                "truncated_normal",
+                seed=zlib.crc32(f"{self.seed}/{name}".encode()),
             ),
             "kernel_regularizer": (
                 keras.regularizers.L2(self.l2) if self.l2 else None

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fully connected network of section 4.1 (Ioffe & Szegedy 2015)."""
 
+from typing import Any
+
 import keras
 
+from keras_bn.arguments import one_of
 from keras_bn.models import blocks
+
+#: The values of `norm`; there are no feature maps to have places.
+NORMALIZATIONS = ("batch", "keras", "none")
 
 
 def mlp(
@@ -18,7 +24,7 @@ def mlp(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
-    """Hidden layers `hidden1 .. hidden<depth>`, then 10-way `logits`.
+    """Hidden layers `hidden1 .. hidden<depth>`, then `logits`.
 
     The paper: 28x28 binary images, 3 hidden layers of 100 sigmoid units,
     weights from a small random Gaussian (its width is not given; 0.05
@@ -51,10 +57,11 @@ def mlp(
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1. Received: {name}={size}")
+    one_of("norm", norm, NORMALIZATIONS)
     inputs = keras.Input((input_size,), name="pixels")
     x = inputs
     for layer in range(1, depth + 1):
-        x = blocks.dense(
+        x = _hidden(
             x,
             width,
             norm=norm,
@@ -69,8 +76,40 @@ def mlp(
             )(x)
     logits = keras.layers.Dense(
         classes,
-        kernel_initializer=blocks.gaussian(weight_stddev, 1000 * seed),
+        kernel_initializer=_gaussian(weight_stddev, 1000 * seed),
         name="logits",
         dtype=keras.config.floatx(),  # also in mixed precision
     )(x)
     return keras.Model(inputs, logits, name="mlp")
+
+
+def _hidden(
+    x: Any,
+    units: int,
+    *,
+    norm: str,
+    activation: str,
+    stddev: float,
+    seed: int,
+    name: str,
+) -> Any:
+    """A dense block, whose activation is a layer of its own.
+
+    So that whatever normalizes, runs differ in that alone.
+    """
+
+    def linear(use_bias: bool) -> keras.layers.Layer:
+        return keras.layers.Dense(
+            units,
+            use_bias=use_bias,
+            kernel_initializer=_gaussian(stddev, seed),
+            name=f"{name}_linear",
+        )
+
+    return blocks.normalized(
+        x, linear, norm=norm, activation=activation, name=name, fused=False
+    )
+
+
+def _gaussian(stddev: float, seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=stddev, seed=seed)

@@ -23,6 +23,7 @@ def build_model(
     with default_policy(policy):
         make = {"mlp": _mlp, "inception": _inception}[recipe.model]
         model = make(recipe, input_shape, classes)
+        each = ["accuracy"]
         model.compile(
             optimizer=keras.optimizers.SGD(
                 _learning_rate(recipe), momentum=recipe.momentum
@@ -35,7 +36,7 @@ def build_model(
                 execution.AUXILIARY_WEIGHT if i else 1.0
                 for i, _ in enumerate(model.outputs)
             ],
-            metrics=[["accuracy"] for _ in model.outputs],
+            metrics=each if len(model.outputs) == 1 else [each, each],
             # Whoever calls `fit` on it gets Keras' default; ours is compiled
             # by the loop around it.
             jit_compile=False,

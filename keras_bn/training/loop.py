@@ -101,7 +101,7 @@ class Loop:
         started = time.monotonic()
         with (
             signals.stop_training(self._model) as received,
-            self._progress_bar() as show,
+            self._progress_bar(step) as show,
         ):
             self._callbacks.on_train_begin()
             stop = False
@@ -225,33 +225,44 @@ class Loop:
             self._fail(f"the loss is {metrics[bad[0], 0]}", before)
 
     def _fail(self, what: str, step: int, *, training: bool = True) -> NoReturn:
-        reasons = [
-            f"{what} after {step} steps",
-            *self._trace(step, training=training),
-            "A smaller learning_rate may keep it finite. Received: "
-            f"learning_rate={self._recipe.learning_rate}",
-        ]
+        found, stays = self._trace(step, training=training)
+        reasons = [f"{what} after {step} steps"]
+        if found:
+            reasons.append(f"The first thing that is not finite: {found}")
+        if stays >= 0:
+            reasons.append(f"The checkpoint of step {stays} stays")
+        if found != diagnosis.BATCH:
+            reasons.append(
+                "A smaller learning_rate may keep it finite. Received: "
+                f"learning_rate={self._recipe.learning_rate}"
+            )
         raise TrainingError(". ".join(reasons))
 
-    def _trace(self, step: int, *, training: bool) -> list[str]:
-        """Goes back to the last checkpoint and up to the bad step again."""
+    def _trace(self, step: int, *, training: bool) -> tuple[str, int]:
+        """Goes back to the last checkpoint and up to the bad step again.
+
+        Returns:
+            The first thing that is not finite there, and the step of the
+            checkpoint that stays; empty and -1 where that cannot be told.
+        """
         alone = not strategies.several_processes(self._strategy)
         if not alone or not self._checkpoints or self._checkpoints.newest < 0:
-            return []
-        good = self._checkpoints.restore()
-        most = self._recipe.steps_per_execution
-        for at in range(good, step, most):
-            self._steps.train(at, min(most, step - at))
-        layer = diagnosis.first_bad_layer(
-            self._model, self._steps.batch(step), training=training
-        )
-        if good == step and layer != diagnosis.BATCH:
-            # Its weights were finite when it was written, but lead nowhere.
-            good = self._checkpoints.fall_back()
-        return [
-            f"The first thing that is not finite: {layer}",
-            f"The checkpoint of step {good} stays",
-        ]
+            return "", -1
+        try:
+            good = self._checkpoints.restore()
+            most = self._recipe.steps_per_execution
+            for at in range(good, step, most):
+                self._steps.train(at, min(most, step - at))
+            found = diagnosis.first_bad_layer(
+                self._model, self._steps.batch(step), training=training
+            )
+            if good == step and found != diagnosis.BATCH:
+                # Finite when they were written, its weights lead nowhere.
+                good = self._checkpoints.fall_back()
+        except checkpoints.CheckpointError as error:
+            _LOG.warning("%s", error)
+            return "", -1
+        return found, good
 
     def _evaluation(
         self, step: int, logs: dict[str, float]
@@ -290,7 +301,7 @@ class Loop:
         return step % self._recipe.checkpoint_every == 0
 
     def _save(self, step: int) -> None:
-        """A disk that is full is no reason to lose the run."""
+        """Saves; of a disk that is full it warns, and training goes on."""
         if self._checkpoints:
             try:
                 self._checkpoints.save(step)
@@ -305,13 +316,14 @@ class Loop:
         return {name: evaluations[-1][name] for name in names}
 
     @contextlib.contextmanager
-    def _progress_bar(self) -> Iterator[Callable[[int], None]]:
+    def _progress_bar(self, first: int) -> Iterator[Callable[[int], None]]:
         """Gives what shows a step; the bar's line ends with the context."""
         if not self._progress:
             yield lambda _: None
             return
-        bar = keras.utils.Progbar(
+        bar = _ProgressBar(
             self._recipe.steps,
+            first=first,
             interval=0.2 if sys.stdout.isatty() else 5.0,
             stateful_metrics=["loss", "accuracy", "val_loss", "val_accuracy"],
             unit_name="step",
@@ -328,3 +340,24 @@ class Loop:
         finally:
             if shown:
                 show(shown, last=True)
+
+
+class _ProgressBar(keras.utils.Progbar):
+    """Keras' bar of a run that may have done some steps before.
+
+    Args:
+        target: Steps of the whole run.
+        first: Steps that it begins with.
+        **options: As of Keras' own.
+    """
+
+    def __init__(self, target: int, *, first: int, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._first = first
+
+    def _estimate_step_duration(self, current: int, now: float) -> float:
+        """Of the steps that were shown; Keras counts all from the first."""
+        duration: float = super()._estimate_step_duration(
+            current - self._first, now
+        )
+        return duration

@@ -10,6 +10,7 @@ import keras
 
 from keras_bn import models
 from keras_bn.backend import checkpoints, execution, strategies
+from keras_bn.data.arrays import require_batch_fits
 from keras_bn.errors import reason
 from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
@@ -19,15 +20,17 @@ from keras_bn.training.loop import Loop, TrainingError
 from keras_bn.training.result import Result
 from keras_bn.training.steps import (
     Dataset,
-    batch_order,
     make_steps,
     training_batches,
 )
 
 
 def check(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises the `ValueError` that `run` would, before anything is done."""
-    batch_order(recipe, dataset)
+    """Raises `ValueError` for a recipe that cannot be run on that data set.
+
+    `run` does so too; here, before anything is made.
+    """
+    require_batch_fits(recipe.batch_size, dataset.train_examples)
     images = len(dataset.input_shape) == 3
     if images != (recipe.model == "inception"):
         raise ValueError(
@@ -35,7 +38,8 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
             f"digits or mnist. Received: model={recipe.model}, "
             f"dataset={recipe.dataset}"
         )
-    for name, value in recipe.of_another_model().items():
+    if meaningless := recipe.of_another_model():
+        name, value = next(iter(meaningless.items()))
         raise ValueError(
             f"{name} means nothing to model={recipe.model}. Received: "
             f"{name}={value}"
@@ -50,6 +54,11 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
         raise ValueError(
             "width must be a whole number of units for mlp. "
             f"Received: width={recipe.width}"
+        )
+    if recipe.per_activation_blocks and recipe.norm in ("keras", "none"):
+        raise ValueError(
+            "per_activation_blocks need norm=batch. Received: "
+            f"norm={recipe.norm}"
         )
     if recipe.norm == "per_activation" and not images:
         raise ValueError(
@@ -170,12 +179,14 @@ def run(
         The model and the result.
 
     Raises:
-        ValueError: If the batch is larger than the data set.
+        ValueError: If the recipe cannot be run on that data set, or the
+            machine lacks the devices.
         TrainingError: If the loss stops being finite, or memory is not
             enough.
         CheckpointError: If there is a checkpoint and it cannot be restored.
         RunFolderError: If the run in the folder has trained on other data.
     """
+    check(recipe, dataset)
     strategy = _strategy(recipe)
     keras.utils.set_random_seed(recipe.seed)
     if folder:

@@ -17,7 +17,7 @@ def stop_training(model: keras.Model) -> Iterator[list[int]]:
     """Turns the first of these signals into `model.stop_training`.
 
     A SIGHUP that is ignored, as under `nohup`, stays so. A terminal that is
-    closed sends several, so that further ones are ignored.
+    closed sends several, so further ones are ignored.
     """
     received: list[int] = []
     model.stop_training = False

@@ -11,9 +11,10 @@ from keras_bn.data.arrays import BatchOrder
 from keras_bn.data.images import ImageDataset
 from keras_bn.recipes import Recipe
 
-EVALUATION_BATCH = 1000
-#: Images of one evaluation step, or a training batch if that is larger.
-TEST_BATCH = 100
+#: Examples of one evaluation step, of data that lie on the device.
+RESIDENT_TEST_BATCH = 1000
+#: The same of data that are streamed to it; a training batch if that is larger.
+STREAMED_TEST_BATCH = 100
 Dataset = ArrayDataset | ImageDataset
 
 
@@ -35,13 +36,13 @@ def make_steps(
             batch_order(recipe, dataset).rows,
             capacity=min(recipe.steps_per_execution, recipe.steps),
             jit_compile=recipe.jit_compile,
-            test_batch=EVALUATION_BATCH,
+            test_batch=RESIDENT_TEST_BATCH,
         )
     return execution.StreamedSteps(
         model,
         lambda step, part: training_batches(recipe, dataset, step, part),
         lambda part: dataset.test(
-            batch_size=max(TEST_BATCH, recipe.batch_size), part=part
+            batch_size=max(STREAMED_TEST_BATCH, recipe.batch_size), part=part
         ),
         strategy=strategy,
         jit_compile=recipe.jit_compile,
@@ -65,8 +66,12 @@ def training_batches(
     )
 
 
-def batch_order(recipe: Recipe, dataset: Dataset) -> BatchOrder:
-    """Which examples each step trains on; fails if a batch is too large."""
+def batch_order(recipe: Recipe, dataset: ArrayDataset) -> BatchOrder:
+    """Which examples each step trains on: all of them, mixed in each epoch.
+
+    Raises:
+        ValueError: If a batch is larger than the training part.
+    """
     return BatchOrder(
         examples=dataset.train_examples,
         batch_size=recipe.batch_size,

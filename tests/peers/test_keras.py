@@ -10,11 +10,15 @@ from pathlib import Path
 import keras
 import pytest
 
+from tests import versions
+
 SOURCE = Path(keras.__file__).parent / "src"
 #: Test file, tests of it (all if none), how many must pass.
 SUITES = {
     "batch_normalization": (
-        "layers/normalization/batch_normalization_test.py", [], 33
+        "layers/normalization/batch_normalization_test.py",
+        [],
+        33 if versions.KERAS >= (3, 14) else 27,
     ),
     "wrapper": ("layers/core/wrapper_test.py", [], None),
     "dtype_policy_map": (
@@ -32,6 +36,8 @@ SUITES = {
 @pytest.mark.parametrize("suite", SUITES)
 def test_keras_own_tests_pass_on_our_layer(suite, tmp_path):
     file, names, expected = SUITES[suite]
+    if not (SOURCE / file).exists():
+        pytest.skip(f"Keras {keras.__version__} comes without its tests")
     root = Path(__file__).parents[2]
     # From a folder of its own: the project's pytest options are not Keras'.
     result = subprocess.run(

@@ -83,17 +83,22 @@ def write(
     _claim(folder, tree, {**options, COUNTS: sizes})
     for name, why in tree.skipped.items():
         _LOG.warning("left out: %s (%s)", name, why)
-    counts = {"train": 0, "validation": 0}
     for part, images in (("train", tree.train), ("validation", tree.test)):
+        written = 0
         for done, (name, rows) in enumerate(dealt[part].items(), 1):
             examples = _examples(images, rows, tree.classes, first_label)
-            counts[part] += _write_shard(folder / name, examples, len(rows))
+            _write_shard(folder / name, examples, len(rows))
+            written += len(rows)
             if progress:
-                _show(part, done, len(dealt[part]), counts[part])
+                _show(part, done, len(dealt[part]), written)
     with replacing(folder / CLASSES) as temporary:
         names = "".join(f"{name}\n" for name in tree.classes)
         temporary.write_text(names, "utf-8")
-    return {**counts, "skipped": len(tree.skipped)}
+    return {
+        "train": len(tree.train),
+        "validation": len(tree.test),
+        "skipped": len(tree.skipped),
+    }
 
 
 def origin(folder: Path) -> dict[str, Any]:
@@ -123,11 +128,11 @@ def expect(path: Path, count: int, *, found: int) -> None:
         )
 
 
-def check(path: Path) -> int:
+def count_records(path: Path) -> int:
     """Number of records in a shard, all checksums read.
 
     Raises:
-        DataError: If one is wrong.
+        DataError: If a checksum is wrong, or the shard cannot be read.
     """
     try:
         return sum(1 for _ in tf.data.TFRecordDataset(str(path)))
@@ -165,7 +170,7 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
     """Refuses to mix the shards of two conversions in a folder."""
     digest = hashlib.sha256()
     for images in (tree.train, tree.test):
-        images.update(digest)
+        images.update_digest(digest)
     if (folder / CLASSES).exists() and not (folder / ORIGIN).exists():
         raise DataError(
             f"{folder} holds a {CLASSES} and no {ORIGIN}, so it is not of a "
@@ -181,22 +186,21 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
     write_json(folder / ORIGIN, ours)
 
 
-def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> int:
-    """Number of images in the shard, which may have been there before."""
-    if not path.exists():
-        with replacing(path) as temporary:
-            try:
-                with tf.io.TFRecordWriter(str(temporary)) as writer:
-                    for example in examples:
-                        writer.write(example)
-            except tf.errors.OpError as error:
-                raise DataError(
-                    f"{path} cannot be written: {reason(error)}"
-                ) from None
-            expect(temporary, count, found=check(temporary))
-    else:
-        expect(path, count, found=check(path))
-    return count
+def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> None:
+    """Writes a shard of `count` images, unless it is there, and checks it."""
+    if path.exists():
+        expect(path, count, found=count_records(path))
+        return
+    with replacing(path) as temporary:
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for example in examples:
+                    writer.write(example)
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{path} cannot be written: {reason(error)}"
+            ) from None
+        expect(temporary, count, found=count_records(temporary))
 
 
 def _examples(
@@ -213,7 +217,7 @@ def _examples(
             raise DataError(f"{record.name} has changed since it was listed")
         features = {
             "image/encoded": data,
-            "image/format": b"JPEG" if data[:2] == b"\xff\xd8" else b"PNG",
+            "image/format": b"JPEG" if records.is_jpeg(data) else b"PNG",
             "image/height": size[0],
             "image/width": size[1],
             "image/filename": record.name.encode("utf-8", "surrogateescape"),
