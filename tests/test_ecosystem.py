@@ -145,7 +145,7 @@ def test_export_to_saved_model_keeps_outputs_and_gradients(option, tmp_path):
 def test_export_to_litert_keeps_the_outputs(option, tmp_path):
     model = trained(**OPTIONS[option])
     path = tmp_path / "model.tflite"
-    model.export(path, format="litert", verbose=False)
+    model.export(str(path), format="litert", verbose=False)
     interpreter = tf.lite.Interpreter(str(path))
     (given,), (taken,) = (
         interpreter.get_input_details(),
@@ -175,7 +175,7 @@ def test_litert_folds_the_layer_into_a_convolution(size, tmp_path):
         ]
     )
     path = tmp_path / "model.tflite"
-    model.export(path, format="litert", verbose=False)
+    model.export(str(path), format="litert", verbose=False)
     interpreter = tf.lite.Interpreter(str(path))
     names = [x["op_name"] for x in interpreter._get_ops_details()]
     assert [name for name in names if name != "DELEGATE"] == ["CONV_2D"]

@@ -127,8 +127,9 @@ def bidiagonalize(
     blocks, size = start.shape
     height = operator.shape[0] // blocks
     steps = min(iterations, size, height)
-    right = np.empty((blocks, steps, size), start.dtype)
-    left = np.empty((blocks, steps, height), start.dtype)
+    # Zeros, as BLAS may look beyond a view, and warn of what it sees.
+    right = np.zeros((blocks, steps, size), start.dtype)
+    left = np.zeros((blocks, steps, height), start.dtype)
     alphas, betas = np.zeros((2, blocks, steps))
     v = start
     for j in range(steps):
