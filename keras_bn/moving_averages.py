@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_bn.backend import replicas, tensorflow
+from keras_bn.backend import replicas, tensorflow as backend
 
 Tensor = Any
 
@@ -48,7 +48,7 @@ def follow(
         moving.assign(value + (old - value) * momentum)
     else:
         step = (old - value) * (1.0 - momentum)
-        tensorflow.subtract_in_place(moving, step)
+        backend.subtract_in_place(moving, step)
 
 
 def cumulative(moving: Tensor, value: Tensor, *, updates: Tensor) -> Tensor:
