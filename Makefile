@@ -84,7 +84,9 @@ lock:  ## Resolve the ranges of setup.cfg anew, with hashes
 	build/lock/bin/pip install --quiet uv
 	$(COMPILE) --upgrade --universal --generate-hashes --extra=dev --output-file=requirements/dev.txt
 	$(COMPILE) --upgrade --universal --generate-hashes --output-file=requirements/run.txt
-	$(COMPILE) --resolution=lowest-direct --output-file=build/lock/lowest.txt
+	@# Later ones lack pkg_resources, or warn of what the oldest do.
+	printf 'setuptools <82\npyparsing <3.3\n' > build/lock/bounds.txt
+	$(COMPILE) --resolution=lowest-direct --constraint=build/lock/bounds.txt --output-file=build/lock/lowest.txt
 	$(COMPILE) --upgrade --generate-hashes --extra=dev --constraint=build/lock/lowest.txt --output-file=requirements/lowest.txt
 
 clean:  ## Remove what was built; runs and reports stay

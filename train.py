@@ -134,6 +134,9 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
             f"data_dir={FLAGS.data_dir}"
         )
     _, chief = training.start(recipe)
+    options = {"resume": FLAGS.resume, "overwrite": FLAGS.overwrite}
+    if chief and not FLAGS.dry_run:  # Before data that may take long to load.
+        run_folder.check_run_folder(path, recipe, **options)
     dataset = data.load(
         recipe.dataset,
         data_dir=FLAGS.data_dir,
@@ -145,12 +148,7 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
     training.check(recipe, dataset)
     if not chief:
         return training.run(recipe, dataset, progress=False)[1]
-    with run_folder.open_run_folder(
-        path,
-        recipe,
-        resume=FLAGS.resume,
-        overwrite=FLAGS.overwrite,
-    ) as folder:
+    with run_folder.open_run_folder(path, recipe, **options) as folder:
         print(f"{recipe.recipe} on {recipe.dataset}, into {path}")
         _, result = training.run(
             recipe,

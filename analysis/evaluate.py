@@ -75,9 +75,15 @@ def probabilities(
 def top(
     probabilities: NDArray[np.float64], labels: NDArray[np.int32], k: int
 ) -> float:
-    """Share of images whose label is among the `k` most probable classes."""
-    chosen = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    return float(np.mean((chosen == labels[:, None]).any(1)))
+    """Share of images whose label is among the `k` most probable classes.
+
+    Of equally probable ones the first come first; NaN is no probability.
+    """
+    label = labels[:, None]
+    its = np.take_along_axis(probabilities, label, axis=1)
+    earlier = np.arange(probabilities.shape[1]) < label
+    before = (probabilities > its) | ((probabilities == its) & earlier)
+    return float(np.mean((before.sum(1) < k) & ~np.isnan(its[:, 0])))
 
 
 def evaluate(
@@ -105,7 +111,8 @@ def evaluate(
     folders = [RunFolder(Path(run)) for run in runs if run]
     recipes = [folder.read_recipe() for folder in folders]
     dataset = _dataset(recipes, data_dir, crops)
-    rows, every = [], []
+    rows: list[dict[str, Any]] = []
+    total: Any = 0.0  # Not each of them, which are [N, classes].
     for folder in folders:
         if folder.read_data() not in ({}, dataset.identity()):
             _LOG.warning("%s was trained on other data", folder.path)
@@ -117,11 +124,12 @@ def evaluate(
             total=dataset.test_examples,
             progress=folder.path.name if progress else "",
         )
-        every.append(p)
+        total += p
         rows.append(_row(folder.path.name, step, crops, p, labels))
-    if len(every) > 1:
-        name = f"ensemble of {len(every)}"
-        rows.append(_row(name, None, crops, np.mean(every, 0), labels))
+    if len(folders) > 1:
+        name = f"ensemble of {len(folders)}"
+        mean = total / len(folders)
+        rows.append(_row(name, None, crops, mean, labels))
     return rows
 
 

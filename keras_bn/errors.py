@@ -8,8 +8,9 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OF_TENSORFLOW = re.compile(
     r"\{\{function_node .*?\}\}"
     r"|Error in user-defined function .*? iterator: \S+"
-    r"|\[Op:\w*\]( name: \S*)?"
-    r"|\[\[\{\{node.*",
+    r"|\[Op:\w*\]( name:\s?\S*)?"
+    r"|\[\[\{\{node.*"
+    r"|Traceback \(most recent call last\):.*",
     re.DOTALL,
 )
 

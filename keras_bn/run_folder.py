@@ -215,7 +215,7 @@ def open_run_folder(
         )
     folder = RunFolder(Path(path))
     with contextlib.ExitStack() as stack:
-        try:
+        with _refused(folder):
             _check_is_run(folder)
             stack.enter_context(_locked(folder))
             stack.callback(_bring_back, folder.path)
@@ -224,12 +224,38 @@ def open_run_folder(
                 _put_aside(folder.path)
             else:
                 _check_goes_on(folder, recipe, resume=resume)
-        except OSError as error:
-            raise RunFolderError(
-                f"the run folder {folder.path} cannot be written: "
-                f"{error.strerror or error}"
-            ) from None
         yield folder
+
+
+def check_run_folder(
+    path: str | Path,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Raises what `open_run_folder` would for what lies there.
+
+    To be called before work that would be lost; it makes and locks nothing.
+    """
+    folder = RunFolder(Path(path))
+    with _refused(folder):
+        _check_is_run(folder)
+        replaces = any((folder.path / name).exists() for name in PUT_ASIDE)
+        if not overwrite and not replaces:
+            _check_goes_on(folder, recipe, resume=resume)
+
+
+@contextlib.contextmanager
+def _refused(folder: RunFolder) -> Iterator[None]:
+    """What the system refuses is a `RunFolderError`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"the run folder {folder.path} cannot be written: "
+            f"{error.strerror or error}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -325,7 +351,7 @@ def _move_run(source: Path, target: Path) -> None:
 
 
 def _check_goes_on(folder: RunFolder, asked: Recipe, *, resume: bool) -> None:
-    if not _contents(folder.path):
+    if not folder.path.exists() or not _contents(folder.path):
         return
     if not resume:
         raise RunFolderError(

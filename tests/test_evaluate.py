@@ -42,6 +42,18 @@ def test_top_k_against_counting_by_hand():
     assert evaluate.top(p, labels, 2) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_of_equal_probabilities_takes_the_first_classes(k):
+    rng = np.random.default_rng(0)
+    p = rng.integers(0, 3, (200, 6)) / 2
+    p[rng.random((200, 6)) < 0.1] = np.nan
+    labels = rng.integers(0, 6, 200)
+    chosen = np.argsort(-p, axis=1, kind="stable")[:, :k]
+    right = (chosen == labels[:, None]).any(1)
+    right &= ~np.isnan(p[np.arange(200), labels])
+    assert evaluate.top(p, labels, k) == right.mean()
+
+
 def test_runs_have_the_accuracy_of_their_last_evaluation(runs):
     rows = evaluate.evaluate(list(runs), progress=False)
     for row, result in zip(rows, runs.values(), strict=False):

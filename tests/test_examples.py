@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from examples import domain_transfer, images
+from tests import versions
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +17,7 @@ def data():
 
 
 @pytest.mark.slow
+@versions.needs_litert
 def test_deployment_from_training_to_litert(tmp_path):
     output = tmp_path / "deployment.json"
     flags = ["--steps=30", "--rounds=1", f"--output={output}"]

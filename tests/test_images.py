@@ -5,6 +5,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,6 +153,58 @@ def test_a_part_is_not_guessed(tmp_path, inside, outside):
         records.read_tree(folder)
 
 
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("image", ["ILSVRC2012_val_0001.JPEG", "0001.JPEG"])
+@pytest.mark.parametrize("above", ["", "Data/CLS-LOC/"])
+def test_flat_test_images_need_folders_of_classes(tmp_path, part, image, above):
+    contents = dict.fromkeys(
+        [f"{above}train/n01/a.jpg", f"{above}{part}/{image}"], pictures.jpeg()
+    )
+    folder = pictures.write_folder(tmp_path / "set", contents)
+    rule = f"{above}{part}/ must have a folder per class, as train/ has"
+    received = f"Received: {above}{part}/{image}$"
+    with pytest.raises(DataError, match=rf"/set: {rule}.*{received}"):
+        records.read_tree(folder)
+
+
+def test_flat_test_images_may_be_named_after_the_folders(tmp_path):
+    contents = dict.fromkeys(["train/n01/a.jpg", "val/n01_b.jpg"], b"")
+    tree = records.read_tree(pictures.write_folder(tmp_path, contents))
+    assert (tree.classes, len(tree.test)) == (("n01",), 1)
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012_test_1.JPEG", "cat/a.jpg"])
+def test_of_two_test_parts_one_is_taken(written, name, caplog):
+    contents = pictures.members()
+    contents[f"test/{name}"] = pictures.jpeg()
+    tree = records.read_tree(written(contents))
+    assert tree.classes == ("cat", "dog")
+    assert (len(tree.train), len(tree.test)) == (12, 4)
+    assert all(r.name.startswith("val/") for r in tree.test.records)
+    assert "val/ is the test part, so test/ is left out (1 im" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        (["img_val.tar"], "img_val.tar", "img_val.tar"),
+        (["n01.TAR", "n02.TAR"], "", "n01.TAR"),
+        (["train/n01.tar", "val/ILSVRC_1.jpg"], "", "train/n01.tar"),
+    ],
+)
+def test_tar_archives_must_be_unpacked(tmp_path, names, given, said):
+    pictures.write_folder(tmp_path, dict.fromkeys(names, bytes(1024)))
+    with pytest.raises(DataError, match=rf"zip .*unpacked\. Rec.*/{said}$"):
+        records.read_tree(tmp_path / given)
+
+
+def test_a_listing_reads_no_image(written, monkeypatch):
+    path = written(pictures.members())
+    monkeypatch.setattr(records.Record, "read", None)
+    tree = records.read_tree(path)
+    assert (len(tree.train), len(tree.test)) == (12, 4)
+
+
 def test_a_class_is_not_guessed(tmp_path):
     folder = pictures.write_folder(
         tmp_path / "set", {"train/1.png": pictures.png()}
@@ -261,6 +314,80 @@ def test_damaged_images_are_left_out_and_named_once(written, kind, caplog):
     assert name in caplog.text
 
 
+def test_all_kinds_of_damage_are_told_apart(written):
+    contents = pictures.members()
+    for kind, (bytes_, _) in DAMAGED.items():
+        contents[f"train/cat/{kind}.jpg"] = bytes_
+        contents[f"val/dog/{kind}.jpg"] = bytes_
+    dataset = data.load(
+        "image_folder", data_dir=written(contents), image_size=8
+    )
+    assert (dataset.train_examples, dataset.test_examples) == (12, 4)
+    assert len(dataset.skipped) == 2 * len(DAMAGED)
+    for kind, (_, reason) in DAMAGED.items():
+        for place in ("train/cat", "val/dog"):
+            assert reason in dataset.skipped[f"{place}/{kind}.jpg"]
+
+
+def test_images_that_are_too_large_are_left_out_unread(tmp_path, monkeypatch):
+    contents = pictures.members()
+    contents["train/cat/huge.jpg"] = bytes(3000)
+    monkeypatch.setattr(records, "LARGEST_FILE", 2999)
+    path = pictures.write_folder(tmp_path, contents)
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    assert dataset.skipped == {
+        "train/cat/huge.jpg": "it has more than 2,999 bytes"
+    }
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path, monkeypatch):
+    path = pictures.write_folder(tmp_path, pictures.members())
+    read = records.Record.read
+
+    def refuse(record):
+        if record.name == "train/cat/1.jpg":
+            raise PermissionError(13, "Permission denied", record.file)
+        return read(record)
+
+    monkeypatch.setattr(records.Record, "read", refuse)
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    assert dataset.train_examples == 11
+    ((name, why),) = dataset.skipped.items()
+    assert name == "train/cat/1.jpg"
+    assert why.startswith("it cannot be read: [Errno 13] Permission denied")
+
+
+def test_a_member_that_does_not_inflate_is_left_out(tmp_path):
+    contents = pictures.members()
+    path = pictures.write_zip(
+        tmp_path / "set.zip", contents, zipfile.ZIP_DEFLATED
+    )
+    record = records.read_tree(path).train.records[2]
+    spoiled = bytearray(path.read_bytes())
+    spoiled[record.offset] |= 6  # There is no such kind of block.
+    path.write_bytes(spoiled)
+    dataset = data.load("image_folder", data_dir=path, image_size=8)
+    ((name, why),) = dataset.skipped.items()
+    assert name == record.name
+    assert why.startswith("it cannot be read: Error -3")
+
+
+def test_a_check_counts_where_it_takes_long(tiny, monkeypatch, capfd):
+    path = tiny.training_images.records[0].file
+    data.load("image_folder", data_dir=path, image_size=8)
+    assert "checking" not in capfd.readouterr().err
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(
+        verification, "time", SimpleNamespace(monotonic=clock.__next__)
+    )
+    monkeypatch.setattr(verification, "CHUNK", 4)
+    data.load("image_folder", data_dir=path, image_size=8)
+    said = capfd.readouterr().err
+    assert "checking train: 4/18 images" not in said
+    assert "\rchecking train: 8/18 images\rchecking train: 12/18" in said
+    assert "\rchecking train: 18/18 images\n" in said
+
+
 def test_only_damaged_images_are_no_data_set(tmp_path):
     for kind, (bytes_, _) in DAMAGED.items():
         folder = pictures.write_folder(
@@ -279,18 +406,23 @@ def test_a_test_part_must_have_a_whole_image(tmp_path, encoded):
         data.load("image_folder", data_dir=folder, image_size=8)
 
 
-def test_damaged_images_are_found_wherever_they_stand():
+def test_damaged_images_are_found_wherever_they_stand(tmp_path):
     rng = np.random.default_rng(0)
     count = 3 * verification.CHUNK + 5
     bad = set(rng.choice(count, 9, replace=False).tolist()) | {0, count - 1}
-    whole, broken = pictures.jpeg(), damaged_tables()
-
-    class Stored:
-        def __init__(self, contents):
-            self.read = lambda: contents
-
+    stored = {False: pictures.jpeg(), True: damaged_tables()}
+    for broken, contents in stored.items():
+        (tmp_path / str(broken)).write_bytes(contents)
     images = records.Images(
-        [Stored(broken if row in bad else whole) for row in range(count)],
+        [
+            records.Record(
+                f"{row}.jpg",
+                str(tmp_path / str(row in bad)),
+                0,
+                len(stored[row in bad]),
+            )
+            for row in range(count)
+        ],
         np.zeros(count, np.int32),
     )
     assert set(verification.undecodable(images)) == bad
@@ -499,6 +631,33 @@ def test_all_test_images_once_in_order(tiny, batch_size):
     np.testing.assert_array_equal(x, whole)
     assert y.tolist() == [0] * 4 + [1] * 4
     assert all(len(x) == batch_size for x, _ in found[:-1])
+
+
+def test_an_image_that_cannot_be_read_is_tried_again(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"0123456789")
+    record = records.Record("a", str(path), 2, 5)
+    monkeypatch.setattr(records, "PAUSES", (0, 0, 0))
+    pread, attempts = os.pread, []
+
+    def failing(*given):
+        attempts.append(given)
+        if len(attempts) < 4:
+            raise OSError(5, "Input/output error")
+        return pread(*given)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert record.read() == b"23456"
+    assert len(attempts) == 4
+    attempts.clear()
+    monkeypatch.setattr(records, "PAUSES", (0, 0))
+    with pytest.raises(OSError, match="Input/output"):
+        record.read()
+    monkeypatch.undo()
+    monkeypatch.setattr(records, "PAUSES", (0,))
+    path.write_bytes(b"0123")
+    with pytest.raises(OSError, match="it ends after 2 of 5 bytes"):
+        record.read()
 
 
 def test_other_numbers_of_crops_are_refused(tiny):

@@ -61,6 +61,21 @@ def test_an_existing_run_is_never_mixed_in(tmp_path):
         open_run_folder(tmp_path / "run", recipe)
 
 
+def test_what_would_be_refused_is_known_before_and_nothing_made(tmp_path):
+    path, recipe = tmp_path / "run", Recipe()
+    run_folder.check_run_folder(path, recipe)
+    assert not path.exists()
+    begin_run(path, recipe)
+    before = contents(path)
+    with pytest.raises(RunFolderError, match="exists"):
+        run_folder.check_run_folder(path, recipe)
+    with pytest.raises(RunFolderError, match="seed=0 there, 1 asked"):
+        run_folder.check_run_folder(path, recipe.replace(seed=1), resume=True)
+    run_folder.check_run_folder(path, recipe, resume=True)
+    run_folder.check_run_folder(path, recipe.replace(seed=1), overwrite=True)
+    assert contents(path) == before
+
+
 def test_a_run_that_never_began_leaves_the_place_free(tmp_path):
     open_run_folder(tmp_path / "run", Recipe())
     begin_run(tmp_path / "run", Recipe())

@@ -3,9 +3,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -193,6 +195,29 @@ def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch):
         assert (target / path.name).read_bytes() == path.read_bytes()
 
 
+def test_what_a_killed_conversion_left_is_deleted(source, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    shard = "train-00001-of-00003"
+    gone = [
+        tmp_path / f"tmp.{process}.{name}"
+        for process in (ended.pid, os.getpid(), 10**30)
+        for name in (shard, "classes.txt")
+    ]
+    kept = [
+        tmp_path / f"tmp.{os.getppid()}.{shard}",  # of a live process
+        tmp_path / f"tmp.{ended.pid}.train-00001-of-00004",
+        tmp_path / f"tmp.mine.{shard}",
+        tmp_path / "tmp.mine.txt",
+    ]
+    for path in (*gone, *kept):
+        path.write_bytes(b"half")
+    convert(source, tmp_path)
+    assert not [path for path in gone if path.exists()]
+    assert all(path.read_bytes() == b"half" for path in kept)
+    assert sorted(tmp_path.glob("tmp.*")) == sorted(kept)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"first_label": 1}])
 def test_two_conversions_are_never_mixed(source, tmp_path, change):
     convert(source, tmp_path / "out")
@@ -309,7 +334,9 @@ def damage_shard(path, place):
 def test_a_changed_byte_is_found(source, tmp_path, place):
     convert(source, tmp_path / "out")
     damage_shard(tmp_path / "out" / "train-00001-of-00003", place)
-    with pytest.raises(DataError, match="damaged") as raised:
+    with pytest.raises(
+        DataError, match="train-00001-of-00003 is damaged"
+    ) as raised:
         data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
     assert "function_node" not in str(raised.value)
     with pytest.raises(DataError, match=r"train-00001.*damaged"):
@@ -324,11 +351,30 @@ def test_a_shard_that_is_cut_off_is_named(source, tmp_path):
         data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
 
 
-def test_a_shard_that_is_missing_is_counted(source, tmp_path):
+def test_a_shard_that_is_missing_is_named(source, tmp_path):
     convert(source, tmp_path / "out")
     (tmp_path / "out" / "train-00002-of-00003").unlink()
-    with pytest.raises(DataError, match=r"must hold 3 shards.*Received: 2"):
+    with pytest.raises(
+        DataError,
+        match=r"must hold 3 shards.*: 2, without train-00002-of-00003$",
+    ):
         data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
+
+
+def test_five_of_the_shards_that_are_missing_are_named(tmp_path):
+    write_records(tmp_path / "train-00003-of-00009", [0])
+    named = ", ".join(f"train-{i:05d}-of-00009" for i in (0, 1, 2, 4, 5))
+    with pytest.raises(DataError, match=rf"1, without {named} and 3 more$"):
+        data.load("tfrecords", data_dir=tmp_path, image_size=8)
+
+
+def test_a_shard_too_many_is_named(source, tmp_path):
+    convert(source, tmp_path)
+    write_records(tmp_path / "train-00000-of-00004", [0])
+    with pytest.raises(
+        DataError, match=r"3 shards.*: 4, with train-00000-of-00004$"
+    ):
+        data.load("tfrecords", data_dir=tmp_path, image_size=8)
 
 
 def write_records(path, labels, **others):
@@ -490,6 +536,35 @@ def test_the_command_converts_and_counts(source, tmp_path):
     assert "Warning" not in done.stderr
     dataset = data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
     assert sorted(set(dataset.training_images.labels)) == [0, 1]
+
+
+def test_the_command_cleans_up_when_it_is_terminated(source, tmp_path):
+    """In the midst of a shard, held up after each of its images."""
+    target = tmp_path / "out"
+    script = (
+        "import runpy, time\n"
+        "from keras_bn.data import sharding\n"
+        "examples = sharding._examples\n"
+        "def slow(*arguments):\n"
+        "    for example in examples(*arguments):\n"
+        "        yield example\n"
+        "        time.sleep(1)\n"
+        "sharding._examples = slow\n"
+        "runpy.run_module('keras_bn.data.tfrecords', run_name='__main__')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(source), str(target), "--shards=2"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(target.glob("tmp.*.train*")):
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "tfrecords: ended by SIGTERM" in said.splitlines()
+    assert "Traceback" not in said
+    assert [path.name for path in target.iterdir()] == ["conversion.json"]
 
 
 @pytest.mark.parametrize(

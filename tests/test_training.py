@@ -9,13 +9,14 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from analysis import callbacks, event_file, summaries
 from keras_bn import training
-from keras_bn.backend import checkpoints, diagnosis
+from keras_bn.backend import checkpoints, diagnosis, execution
 from keras_bn.data.arrays import BatchOrder
 from keras_bn.run_folder import RunFolder
-from keras_bn.training import loop, signals
+from keras_bn.training import loop, runs, signals
 
 
 class Recorder(keras.callbacks.Callback):
@@ -475,6 +476,79 @@ def test_a_test_loss_that_is_not_finite_on_the_way_is_valid_json(
     text = (tmp_path / "result.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["evaluations"][0]["val_loss"] is None
+
+
+class Unreadable:
+    """Steps of which the batch after some cannot be read."""
+
+    def __init__(self, steps, last):
+        self._steps, self._last = steps, last
+
+    def train(self, step, count):
+        if step == self._last:
+            raise execution.InputError("a batch cannot be read: it is gone")
+        return self._steps.train(step, min(count, self._last - step))
+
+    def __getattr__(self, name):
+        return getattr(self._steps, name)
+
+
+def test_a_batch_that_cannot_be_read_costs_no_step(
+    tmp_path, tiny_recipe, tiny_dataset, whole, monkeypatch
+):
+    make_steps = runs.make_steps
+    monkeypatch.setattr(
+        runs, "make_steps", lambda *given: Unreadable(make_steps(*given), 33)
+    )
+    folder = RunFolder(tmp_path)
+    with pytest.raises(execution.InputError, match="it is gone"):
+        run(tiny_recipe, tiny_dataset, folder=folder)
+    monkeypatch.undo()
+    assert training.restore(folder, tiny_dataset)[1] == 33
+    model, result = run(tiny_recipe, tiny_dataset, folder=folder)
+    assert_same(weights(model), weights(whole[0]))
+    assert result.evaluations == whole[1].evaluations
+
+
+def test_batches_before_one_that_cannot_be_read_are_trained_on(
+    tiny_recipe, tiny_dataset
+):
+    broken = [True]
+
+    def train_part(step, part):
+        del part
+
+        def batches():
+            for i in range(step, 9):
+                if broken[0] and i == 3:
+                    raise OSError(5, "Input/output error", "a.jpg")
+                yield tiny_dataset.x_train[:4], tiny_dataset.y_train[:4]
+
+        return tf.data.Dataset.from_generator(
+            batches,
+            output_signature=(
+                tf.TensorSpec((4, 16)),
+                tf.TensorSpec((4,), tf.int32),
+            ),
+        )
+
+    model = training.build_model(tiny_recipe, input_shape=(16,), classes=3)
+    steps = execution.StreamedSteps(
+        model,
+        train_part,
+        lambda part: train_part(0, part),
+        strategy=tf.distribute.get_strategy(),
+        jit_compile=False,
+    )
+    assert len(steps.train(0, 5)) == 3
+    message = r"^a batch cannot be read: OSError: .*Input/output .*'a.jpg'$"
+    with pytest.raises(execution.InputError, match=message):
+        steps.train(3, 2)
+    with pytest.raises(execution.InputError, match=message):
+        steps.evaluate()
+    broken[0] = False
+    assert len(steps.train(3, 2)) == 2
+    assert int(model.optimizer.iterations) == 5
 
 
 def test_a_run_without_an_evaluation_has_a_summary(tiny_recipe, tiny_dataset):

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_bn.backend import replicas
+from keras_bn.backend import replicas, strategies
+from keras_bn.errors import ExpectedError, reason
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 #: What a step reports: loss and accuracy.
@@ -27,15 +28,23 @@ OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 AUXILIARY_WEIGHT = 0.3
 
 
+class InputError(ExpectedError):
+    """A batch that cannot be read."""
+
+
 class Steps(Protocol):
     """Steps of one model on one data set."""
 
     def train(self, step: int, count: int) -> NDArray[np.float32]:
-        """The steps `step + 1 .. step + count`.
+        """The steps `step + 1 .. step + count`, or as many as can be made.
 
         Returns:
             `[count, 2]`: loss and accuracy of each step's batch, before the
             step.
+
+        Raises:
+            InputError: If the batch of the first one cannot be read; in one of
+                several processes, of any of them.
         """
         ...
 
@@ -163,13 +172,22 @@ class StreamedSteps:
         self._position = -1
 
     def train(self, step: int, count: int) -> NDArray[np.float32]:
-        """See `Steps`."""
+        """See `Steps`; fewer steps where a batch cannot be read."""
         if self._batches is None or step != self._position:
             self._batches = self._distributed(
                 lambda part: self._train_part(step, part)
             )
-        self._position = step + count
-        metrics = [self._train_step(*next(self._batches)) for _ in range(count)]
+        metrics: list[Tensor] = []
+        while len(metrics) < count:
+            try:
+                batch = next(self._batches)
+            except InputError:
+                self._batches = None  # To be tried again, and raised then.
+                if metrics and not strategies.several_processes(self._strategy):
+                    break
+                raise
+            metrics.append(self._train_step(*batch))
+        self._position = step + len(metrics)
         return np.stack([np.asarray(m) for m in metrics])
 
     def evaluate(self) -> dict[str, float]:
@@ -186,11 +204,13 @@ class StreamedSteps:
         batch = next(self._distributed(lambda part: self._train_part(0, part)))
         return self._train_step.get_concrete_function(*batch).graph
 
-    def _distributed(self, part: Callable[[tuple[int, int]], Any]) -> Any:
+    def _distributed(
+        self, part: Callable[[tuple[int, int]], Any]
+    ) -> Iterator[Any]:
         """Iterates over what every replica of this process gets."""
         total = self._strategy.num_replicas_in_sync
         if total == 1:
-            return iter(part((0, 1)).prefetch(2))
+            return _readable(part((0, 1)).prefetch(2))
 
         def of_this_process(context: Any) -> Any:
             local = total // context.num_input_pipelines
@@ -199,7 +219,7 @@ class StreamedSteps:
             turns = tf.data.Dataset.range(local).repeat()
             return tf.data.Dataset.choose_from_datasets(parts, turns)
 
-        return iter(
+        return _readable(
             self._strategy.distribute_datasets_from_function(of_this_process)
         )
 
@@ -213,6 +233,22 @@ class StreamedSteps:
             return strategy.experimental_local_results(results)[0]
 
         return run
+
+
+def _readable(batches: Any) -> Iterator[Any]:
+    """The batches; one that cannot be read is an `InputError`."""
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (*OUT_OF_MEMORY, *strategies.PROCESS_LOST):
+            raise
+        except tf.errors.OpError as error:
+            why = reason(error)
+            raise InputError(f"a batch cannot be read: {why}") from None
+        yield batch
 
 
 def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:

@@ -2,12 +2,17 @@
 """Which part of a data set and which class an image is of, by its path."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from keras_bn.data.arrays import DataError
 
+_LOG = logging.getLogger(__name__)
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
+#: Of archives that have to be unpacked.
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 #: Names of the folder of the training part and of those of the test part.
 TRAIN, TEST = "train", ("val", "validation", "test")
 
@@ -50,6 +55,38 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
+def is_tar(name: str) -> bool:
+    """Whether a path is called as a tar archive is."""
+    return name.lower().endswith(TARS)
+
+
+def in_further_test_parts(source: Path, names: Sequence[str]) -> set[str]:
+    """Those of the images' paths that no part takes, as a warning says.
+
+    `val` is the test part where it stands beside `test`, as ImageNet's, whose
+    images in `test` have no labels.
+
+    Args:
+        source: What to name in messages.
+        names: The images' paths in it, with `/`.
+    """
+    by_part: dict[str, set[str]] = {part: set() for part in TEST}
+    for name in names:
+        part = ImagePath.of(name).part
+        if part in by_part:
+            by_part[part].add(name)
+    first, *further = [part for part in TEST if by_part[part]] or [""]
+    for part in further:
+        _LOG.warning(
+            "%s: %s/ is the test part, so %s/ is left out (%d images)",
+            source,
+            first,
+            part,
+            len(by_part[part]),
+        )
+    return set().union(*(by_part[part] for part in further))
+
+
 def parts_and_classes(
     source: Path, names: Sequence[str]
 ) -> list[tuple[str, str]]:
@@ -65,6 +102,7 @@ def parts_and_classes(
     """
     paths = [ImagePath.of(name) for name in names]
     _check_parts(source, paths)
+    _check_test_part(source, paths)
     return [
         ("test" if path.part in TEST else TRAIN, _class(source, path))
         for path in paths
@@ -86,6 +124,23 @@ def _check_parts(source: Path, paths: Sequence[ImagePath]) -> None:
             "that name must lie in one of them. Received: "
             f"{first.name}, {second.name}"
         )
+
+
+def _check_test_part(source: Path, paths: Sequence[ImagePath]) -> None:
+    """Guesses no class from a file's name where training has folders."""
+    train = [path for path in paths if path.part == TRAIN]
+    if not train or not all(path.below for path in train):
+        return
+    classes = {path.below[0] for path in train}
+    for path in paths:
+        bare = path.part in TEST and not path.below
+        if bare and PurePosixPath(path.name).name.split("_")[0] not in classes:
+            folder = "/".join((*path.above, path.part))
+            raise DataError(
+                f"{source}: {folder}/ must have a folder per class, as "
+                f"{TRAIN}/ has: {folder}/<class>/<image>. "
+                f"Received: {path.name}"
+            )
 
 
 def _class(source: Path, path: ImagePath) -> str:

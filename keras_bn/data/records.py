@@ -2,17 +2,21 @@
 """Encoded images by number: in folders, in zip archives, in TFRecord shards.
 
 Nothing is extracted and nothing decoded here: an image is a piece of a file,
-read when it is needed. What cannot be an image is found by its ends and its
-header when the list is made, and left out by name.
+read when it is needed. What is too large is left out, by name, when the list is
+made; `keras_bn.data.verification` reads the rest.
 """
 
 import dataclasses
+import errno
+import functools
 import os
 import stat
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,6 +30,10 @@ from keras_bn.data.arrays import DataError
 #: an attempt on our memory.
 LARGEST_FILE = 2**26
 MOST_PIXELS = 2**28
+#: Seconds before further attempts to read an image.
+PAUSES = (0.1, 1.0, 3.0)
+#: Images read at a time.
+READERS = 16
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
@@ -49,14 +57,39 @@ class Record:
     inflated_size: int | None = None
 
     def read(self) -> bytes:
-        """The encoded image."""
+        """The encoded image.
+
+        Raises:
+            OSError: If it cannot be read, nor a little later.
+        """
+        for pause in PAUSES:
+            try:
+                return self._read()
+            except (FileNotFoundError, PermissionError):
+                raise
+            except OSError:  # As of a network that is gone for a moment.
+                time.sleep(pause)
+        return self._read()
+
+    def _read(self) -> bytes:
         with open(self.file, "rb") as file:
             data = os.pread(file.fileno(), self.size, self.offset)
+        if len(data) < self.size:
+            raise OSError(
+                errno.EIO,
+                f"it ends after {len(data):,} of {self.size:,} bytes",
+                self.file,
+            )
         if self.inflated_size is not None:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             # A limit of 0 would be none.
             data = inflate.decompress(data, self.inflated_size or 1)
         return data
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +114,9 @@ class Images:
         self, rows: NDArray[np.integer[Any]]
     ) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
         """The records of some rows, `[n]` bytes, and their labels `[n]`."""
-        data = np.array([self.records[row].read() for row in rows], object)
+        records = [self.records[row] for row in rows]
+        # Side by side, as a file elsewhere takes its time to answer.
+        data = np.array(list(_readers().map(Record.read, records)), object)
         return data, self.labels[rows]
 
     def update_digest(self, digest: Any) -> None:
@@ -134,7 +169,7 @@ class Tree:
 
 
 def read_tree(path: str | Path) -> Tree:
-    """Lists the images of a folder or a zip archive.
+    """Lists the images of a folder or a zip archive, none of them read.
 
     Either holds `train/<class>/<image>` and `val/<class>/<image>` (or
     `validation`, `test`); or, without a test part, `<class>/<image>`; or files
@@ -142,30 +177,38 @@ def read_tree(path: str | Path) -> Tree:
     others. Links to folders and to images are followed.
 
     Raises:
-        DataError: If there are no images, a class has no whole one to train
-            on, part and class of an image are not clear, links lead round in a
-            circle or nowhere, the archive is damaged, or a member of it is not
-            what an archive of images holds.
+        DataError: If there are no images, a class has none to train on, part
+            and class of an image are not clear, links lead round in a circle
+            or nowhere, the archive is damaged, or a member of it is not what
+            an archive of images holds.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    listed = _in_folder(path) if path.is_dir() else _in_archive(path)
-    found = [record for record in listed if layout.is_image(record.name)]
+    if path.is_file() and layout.is_tar(path.name):
+        raise _packed(path)
+    listed = list(_in_folder(path) if path.is_dir() else _in_archive(path))
+    images = [record for record in listed if layout.is_image(record.name)]
+    beside = layout.in_further_test_parts(path, [r.name for r in images])
+    found = [record for record in images if record.name not in beside]
+    tars = [record.name for record in listed if layout.is_tar(record.name)]
+    if not found and tars:
+        raise _packed(path / tars[0])
     if not found:
         raise DataError(
             f"{path} holds no images ({', '.join(layout.SUFFIXES)}) as "
             "train/<class>/<image>, <class>/<image> or <class>_<rest>"
         )
     places = layout.parts_and_classes(path, [record.name for record in found])
+    if tars and all(part == "test" for part, _ in places):
+        raise _packed(path / tars[0])
     classes = tuple(sorted({name for _, name in places}))
     labels = {name: label for label, name in enumerate(classes)}
     skipped: dict[str, str] = {}
     parts: dict[str, list[tuple[Record, int]]] = {"train": [], "test": []}
     for (part, name), record in zip(places, found, strict=True):
-        complaint = damage(record)
-        if complaint:
-            skipped[record.name] = complaint
+        if max(record.size, record.inflated_size or 0) > LARGEST_FILE:
+            skipped[record.name] = f"it has more than {LARGEST_FILE:,} bytes"
         else:
             parts[part].append((record, labels[name]))
     if not parts["test"] and any(part == "test" for part, _ in places):
@@ -185,15 +228,11 @@ def no_whole_test_images(path: Path) -> DataError:
     return DataError(f"{path} must have a whole image in its test part, too")
 
 
-def damage(record: Record) -> str:
-    """Why a record cannot be decoded; empty if it looks whole."""
-    if max(record.size, record.inflated_size or 0) > LARGEST_FILE:
-        return f"it has more than {LARGEST_FILE:,} bytes"
-    try:
-        data = record.read()
-    except (OSError, zlib.error) as error:
-        return f"it cannot be read: {error}"
-    return damage_of(data)
+def _packed(path: Path) -> DataError:
+    return DataError(
+        "images must lie in a folder or a zip archive, and tar archives have "
+        f"to be unpacked. Received: {path}"
+    )
 
 
 def damage_of(data: bytes) -> str:

@@ -4,8 +4,9 @@
 import hashlib
 import json
 import logging
-import sys
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 from keras_bn.data import files, records, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.errors import reason
-from keras_bn.writing import replacing, write_json
+from keras_bn.writing import TEMPORARY, replacing, write_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def write(
 
     Images that do not decode are left out and named. A shard is written to a
     temporary name, read back with its checksums, and renamed; one that is there
-    and whole is left as it is, so that an interrupted conversion goes on.
+    and whole is left as it is, so that an interrupted conversion goes on. What
+    one that was killed left under temporary names is deleted.
 
     Args:
         source: See `keras_bn.data.records.read_tree`.
@@ -47,7 +49,7 @@ def write(
         shards: Number of training shards; validation has an eighth of them.
         first_label: The first class' label, 0 or 1.
         seed: Seed of the order in which images are dealt to the shards.
-        progress: Whether to show a line that counts.
+        progress: Whether to show lines that count.
 
     Returns:
         Numbers of images written, by part, and `skipped`.
@@ -58,7 +60,7 @@ def write(
             cannot be listed, `target` holds another conversion, or what was
             written cannot be read back.
     """
-    tree = verification.verified(records.read_tree(source))
+    tree = verification.verified(records.read_tree(source), progress=progress)
     if shards > len(tree.train):
         raise ValueError(
             f"shards must be <= {len(tree.train)}, the number of training "
@@ -81,16 +83,22 @@ def write(
         for name, rows in named.items()
     }
     _claim(folder, tree, {**options, COUNTS: sizes})
+    _delete_leftovers(folder, {*sizes, CLASSES, ORIGIN})
     for name, why in tree.skipped.items():
         _LOG.warning("left out: %s (%s)", name, why)
     for part, images in (("train", tree.train), ("validation", tree.test)):
         written = 0
-        for done, (name, rows) in enumerate(dealt[part].items(), 1):
-            examples = _examples(images, rows, tree.classes, first_label)
-            _write_shard(folder / name, examples, len(rows))
-            written += len(rows)
-            if progress:
-                _show(part, done, len(dealt[part]), written)
+        with verification.Counter(
+            part,
+            len(dealt[part]),
+            unit="shards",
+            patience=0 if progress else math.inf,
+        ) as counter:
+            for done, (name, rows) in enumerate(dealt[part].items(), 1):
+                examples = _examples(images, rows, tree.classes, first_label)
+                _write_shard(folder / name, examples, len(rows))
+                written += len(rows)
+                counter.show(done, f", {written:,} images")
     with replacing(folder / CLASSES) as temporary:
         names = "".join(f"{name}\n" for name in tree.classes)
         temporary.write_text(names, "utf-8")
@@ -186,6 +194,27 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
     write_json(folder / ORIGIN, ours)
 
 
+def _delete_leftovers(folder: Path, names: Collection[str]) -> None:
+    """Deletes what killed processes began to write under these names."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        _, process, name = path.name.split(".", 2)
+        if name in names and process.isdecimal() and not _lives(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process, other than this one."""
+    if process == os.getpid():  # Numbers come again, above all in containers.
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> None:
     """Writes a shard of `count` images, unless it is there, and checks it."""
     if path.exists():
@@ -235,12 +264,3 @@ def _feature(value: bytes | int) -> tf.train.Feature:
     if isinstance(value, bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
     return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-
-def _show(part: str, done: int, number: int, images: int) -> None:
-    print(
-        f"\r{part}: {done}/{number} shards, {images:,} images",
-        end="" if done < number else "\n",
-        file=sys.stderr,
-        flush=True,
-    )

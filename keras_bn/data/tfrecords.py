@@ -13,8 +13,11 @@ on. The field names are those of the common ImageNet shards; labels count from
 import collections
 import logging
 import re
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -61,7 +64,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
         raise DataError(f"{folder} holds no shards named train-00000-of-...")
     origin = sharding.origin(folder)
     listed = {part: _records(p, origin) for part, p in parts.items()}
-    labels = {part: _labels(p) for part, p in parts.items()}
+    labels = {part: _labels(part, p) for part, p in parts.items()}
     if not listed["train"]:
         raise DataError(f"{folder}: the training shards hold no records")
     classes, first = _classes(folder, np.concatenate([*labels.values()]))
@@ -74,7 +77,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
             in_examples=True,
         )
         if not origin:  # Nobody has decoded them yet.
-            images, damaged = verification.whole(images)
+            images, damaged = verification.whole(images, part)
             skipped |= damaged
         found[part] = images
     train, test = found.values()
@@ -119,13 +122,28 @@ def _shards(folder: Path, part: str) -> list[Path]:
         return []
     name, _, total = next(iter(found))
     wanted = [(name, index, total) for index in range(total)]
-    missing = [key for key in wanted if key not in found]
-    if missing or len(found) != total:
+    missing = [_named(key) for key in wanted if key not in found]
+    others = [_named(key) for key in found if key not in wanted]
+    if missing or others:
         raise DataError(
             f"{folder} must hold {total} shards {name}-?????-of-{total:05d}. "
-            f"Received: {len(found)}"
+            f"Received: {len(found)}{_some('without', missing)}"
+            f"{_some('with', others)}"
         )
     return [found[key] for key in wanted]
+
+
+def _named(key: tuple[str, int, int]) -> str:
+    part, index, total = key
+    return f"{part}-{index:05d}-of-{total:05d}"
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    """The first five names of some that are missing, or not expected."""
+    if not names:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f", {what} {', '.join(names[:5])}{more}"
 
 
 def _records(
@@ -139,20 +157,38 @@ def _records(
     return [record for shard in shards for record in shard]
 
 
-def _labels(paths: Sequence[Path]) -> NDArray[np.int64]:
+def _labels(part: str, paths: Sequence[Path]) -> NDArray[np.int64]:
     """The labels in shards as written, `[N]`, all checksums read."""
-    examples = tf.data.TFRecordDataset([str(path) for path in paths])
+    found = [np.empty(0, np.int64)]
+    with verification.Counter(
+        f"reading {part}",
+        len(paths),
+        unit="shards",
+        patience=verification.PATIENCE,
+    ) as counter:
+        for done, path in enumerate(paths, 1):
+            found += _labels_in(path)
+            counter.show(done)
+    return np.concatenate(found)
+
+
+def _labels_in(path: Path) -> list[NDArray[np.int64]]:
+    """The labels in one shard, some at a time.
+
+    Raises:
+        DataError: If it is damaged or holds something else.
+    """
+    examples = tf.data.TFRecordDataset(str(path))
     labels_of = examples.batch(256).map(
         lambda batch: tf.io.parse_example(batch, FEATURES)["image/class/label"]
     )
     try:
-        found = [np.empty(0, np.int64), *labels_of.as_numpy_iterator()]
+        return list(labels_of.as_numpy_iterator())
     except tf.errors.OpError as error:
         raise DataError(
-            f"{paths[0].parent}: a shard is damaged, or a record does not hold "
-            f"image/encoded and image/class/label: {reason(error)}"
+            f"{path} is damaged, or a record does not hold image/encoded and "
+            f"image/class/label: {reason(error)}"
         ) from None
-    return np.concatenate(found)
 
 
 def _classes(folder: Path, labels: NDArray[np.int64]) -> tuple[int, int]:
@@ -182,16 +218,31 @@ def _classes(folder: Path, labels: NDArray[np.int64]) -> tuple[int, int]:
     return classes, first
 
 
-def main(source: str, target: str) -> None:
-    """Converts, says how many images there are."""
-    counts = sharding.write(
-        source,
-        target,
-        shards=FLAGS.shards,
-        first_label=FLAGS.first_label,
-        seed=FLAGS.seed,
-    )
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # What is begun is tidied up.
+    raise _Terminated
+
+
+def main(source: str, target: str) -> int:
+    """Converts, says how many images there are; returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        counts = sharding.write(
+            source,
+            target,
+            shards=FLAGS.shards,
+            first_label=FLAGS.first_label,
+            seed=FLAGS.seed,
+        )
+    except _Terminated:
+        print("tfrecords: ended by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     print(", ".join(f"{name}: {n:,}" for name, n in counts.items()))
+    return 0
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ class Loop:
 
         Raises:
             TrainingError: If the loss stops being finite.
+            keras_bn.backend.execution.InputError: If a batch cannot be read;
+                the steps before it are in a checkpoint.
             ValueError: If the run has done more steps than it is to have.
             CheckpointError: If there is a checkpoint and it cannot be restored.
         """
@@ -194,8 +196,14 @@ class Loop:
         # Only the first process has callbacks, which may ask for a stop.
         count = self._first(self._steps_to_next_stop(step))
         self._callbacks.on_train_batch_begin(inside)
-        metrics = self._steps.train(step, count)
+        try:
+            metrics = self._steps.train(step, count)
+        except execution.InputError:
+            if not strategies.several_processes(self._strategy):
+                self._save(step)
+            raise
         self._check_finite(step, metrics)
+        count = len(metrics)
         step += count
         logs = self._running_means(metrics)
         self._callbacks.on_train_batch_end(inside + count - 1, logs)
