@@ -49,7 +49,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     """Writes pictures, `index.html`, and the raw figures.
 
     These are `runs.json`, every run's recipe, environment and result, and
-    `curves.csv`, every value that was recorded, a row each. The pictures of
+    `curves.csv`, every scalar that was recorded, a row each. The pictures of
     runs also become TensorBoard images, in `<logdir>/figures`, if that can be
     written.
 

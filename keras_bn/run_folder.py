@@ -43,6 +43,8 @@ PUT_ASIDE = (_REPLACED, _MOVING, _DELETED)
 _EVENTS = "events.out.tfevents.*.keras_bn"
 _OF_A_RUN = (
     *(_RECIPE, TEMPORARY + _RECIPE, _RESULT, TEMPORARY + _RESULT),
+    "checkpoints/checkpoint",  # TensorFlow's list, in runs of long ago
+    "checkpoints/checkpoint.tmp*",
     "checkpoints/ckpt-*",
     *(
         folder + name
@@ -236,14 +238,18 @@ def check_run_folder(
 ) -> None:
     """Raises what `open_run_folder` would for what lies there.
 
-    To be called before work that would be lost; it makes and locks nothing.
+    To be called before work that would be lost. It makes nothing, and asks not
+    whether another process trains there.
     """
     folder = RunFolder(Path(path))
     with _refused(folder):
         _check_is_run(folder)
-        replaces = any((folder.path / name).exists() for name in PUT_ASIDE)
-        if not overwrite and not replaces:
+        if any((folder.path / name).exists() for name in PUT_ASIDE):
+            return  # What lies there is given back first.
+        if not overwrite:
             _check_goes_on(folder, recipe, resume=resume)
+        elif folder.path.exists():
+            _check_nothing_else(folder.path)
 
 
 @contextlib.contextmanager
@@ -313,6 +319,14 @@ def _foreign(folder: Path) -> list[str]:
 
 def _put_aside(folder: Path) -> None:
     """Moves the run in a folder to `_REPLACED`, whole or not at all."""
+    _check_nothing_else(folder)
+    if _contents(folder):
+        _move_run(folder, folder / _MOVING)
+        (folder / _MOVING).rename(folder / _REPLACED)
+
+
+def _check_nothing_else(folder: Path) -> None:
+    """Refuses to replace a run beside which others have put something."""
     others = _foreign(folder)
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
@@ -321,9 +335,6 @@ def _put_aside(folder: Path) -> None:
             "run, so nothing is deleted. Move that, or choose another "
             "--run_name"
         )
-    if _contents(folder):
-        _move_run(folder, folder / _MOVING)
-        (folder / _MOVING).rename(folder / _REPLACED)
 
 
 def _bring_back(folder: Path) -> None:

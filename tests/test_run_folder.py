@@ -74,6 +74,9 @@ def test_what_would_be_refused_is_known_before_and_nothing_made(tmp_path):
     run_folder.check_run_folder(path, recipe, resume=True)
     run_folder.check_run_folder(path, recipe.replace(seed=1), overwrite=True)
     assert contents(path) == before
+    (path / "notes.txt").touch()
+    with pytest.raises(RunFolderError, match=r"also holds notes\.txt"):
+        run_folder.check_run_folder(path, recipe, overwrite=True)
 
 
 def test_a_run_that_never_began_leaves_the_place_free(tmp_path):

@@ -510,6 +510,33 @@ def test_a_batch_that_cannot_be_read_costs_no_step(
     assert result.evaluations == whole[1].evaluations
 
 
+def test_what_cannot_be_read_again_hides_no_loss_that_is_not_finite(
+    tmp_path, tiny_recipe, tiny_dataset, monkeypatch
+):
+    make_steps = runs.make_steps
+
+    def once(*given):
+        steps = Unreadable(make_steps(*given), 20)
+        train = steps.train
+
+        def then_not(step, count):
+            metrics = train(step, count)
+            steps._last = 0
+            return metrics
+
+        steps.train = then_not
+        return steps
+
+    monkeypatch.setattr(runs, "make_steps", once)
+    x = np.full_like(tiny_dataset.x_train, np.nan)
+    with pytest.raises(training.TrainingError, match="nan after 0 steps"):
+        run(
+            tiny_recipe.replace(checkpoint_every=60),
+            dataclasses.replace(tiny_dataset, x_train=x),
+            folder=RunFolder(tmp_path),
+        )
+
+
 def test_batches_before_one_that_cannot_be_read_are_trained_on(
     tiny_recipe, tiny_dataset
 ):
@@ -546,6 +573,8 @@ def test_batches_before_one_that_cannot_be_read_are_trained_on(
         steps.train(3, 2)
     with pytest.raises(execution.InputError, match=message):
         steps.evaluate()
+    with pytest.raises(execution.InputError, match=message):
+        steps.batch(3)
     broken[0] = False
     assert len(steps.train(3, 2)) == 2
     assert int(model.optimizer.iterations) == 5

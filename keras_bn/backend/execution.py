@@ -197,7 +197,7 @@ class StreamedSteps:
 
     def batch(self, step: int) -> Tensor:
         """See `Steps`."""
-        return next(iter(self._train_part(step, (0, 1))))[0]
+        return next(_readable(lambda: self._train_part(step, (0, 1))))[0]
 
     def train_graph(self) -> Any:
         """The graph of a training step, for those who count operations."""
@@ -210,7 +210,7 @@ class StreamedSteps:
         """Iterates over what every replica of this process gets."""
         total = self._strategy.num_replicas_in_sync
         if total == 1:
-            return _readable(part((0, 1)).prefetch(2))
+            return _readable(lambda: part((0, 1)).prefetch(2))
 
         def of_this_process(context: Any) -> Any:
             local = total // context.num_input_pipelines
@@ -219,9 +219,8 @@ class StreamedSteps:
             turns = tf.data.Dataset.range(local).repeat()
             return tf.data.Dataset.choose_from_datasets(parts, turns)
 
-        return _readable(
-            self._strategy.distribute_datasets_from_function(of_this_process)
-        )
+        distribute = self._strategy.distribute_datasets_from_function
+        return _readable(lambda: distribute(of_this_process))
 
     def _everywhere(self, step: Callable[..., Tensor]) -> Any:
         """The step on all replicas; the result is the same on each."""
@@ -235,11 +234,13 @@ class StreamedSteps:
         return run
 
 
-def _readable(batches: Any) -> Iterator[Any]:
-    """The batches; one that cannot be read is an `InputError`."""
-    iterator = iter(batches)
+def _readable(make: Callable[[], Any]) -> Iterator[Any]:
+    """The batches of what is made; where one cannot be read, `InputError`."""
+    iterator = None
     while True:
         try:
+            if iterator is None:
+                iterator = iter(make())
             batch = next(iterator)
         except StopIteration:
             return

@@ -32,6 +32,8 @@ LARGEST_FILE = 2**26
 MOST_PIXELS = 2**28
 #: Seconds before further attempts to read an image.
 PAUSES = (0.1, 1.0, 3.0)
+#: What no further attempt changes.
+_FOR_GOOD = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENODATA)
 #: Images read at a time.
 READERS = 16
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
@@ -65,10 +67,10 @@ class Record:
         for pause in PAUSES:
             try:
                 return self._read()
-            except (FileNotFoundError, PermissionError):
-                raise
-            except OSError:  # As of a network that is gone for a moment.
-                time.sleep(pause)
+            except OSError as error:
+                if error.errno in _FOR_GOOD:
+                    raise
+                time.sleep(pause)  # A network may be gone for a moment.
         return self._read()
 
     def _read(self) -> bytes:
@@ -76,7 +78,7 @@ class Record:
             data = os.pread(file.fileno(), self.size, self.offset)
         if len(data) < self.size:
             raise OSError(
-                errno.EIO,
+                errno.ENODATA,
                 f"it ends after {len(data):,} of {self.size:,} bytes",
                 self.file,
             )
@@ -90,6 +92,10 @@ class Record:
 @functools.cache
 def _readers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
+
+
+# A child has no threads but the one that made it.
+os.register_at_fork(after_in_child=_readers.cache_clear)
 
 
 @dataclasses.dataclass(frozen=True)

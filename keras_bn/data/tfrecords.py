@@ -229,7 +229,7 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 def main(source: str, target: str) -> int:
     """Converts, says how many images there are; returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    earlier = signal.signal(signal.SIGTERM, _terminate)
     try:
         counts = sharding.write(
             source,
@@ -238,10 +238,12 @@ def main(source: str, target: str) -> int:
             first_label=FLAGS.first_label,
             seed=FLAGS.seed,
         )
+        print(", ".join(f"{name}: {n:,}" for name, n in counts.items()))
     except _Terminated:
         print("tfrecords: ended by SIGTERM", file=sys.stderr)
         return 128 + signal.SIGTERM
-    print(", ".join(f"{name}: {n:,}" for name, n in counts.items()))
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
     return 0
 
 

@@ -85,6 +85,8 @@ class Counter:
 
     @staticmethod
     def _say(text: str) -> None:
+        if sys.stderr is None:  # It was closed before the process began.
+            return
         with contextlib.suppress(OSError):  # of a terminal that is closed
             print(text, end="", file=sys.stderr, flush=True)
 

@@ -94,7 +94,7 @@ class Loop:
         Raises:
             TrainingError: If the loss stops being finite.
             keras_bn.backend.execution.InputError: If a batch cannot be read;
-                the steps before it are in a checkpoint.
+                of a training batch, the steps before it are in a checkpoint.
             ValueError: If the run has done more steps than it is to have.
             CheckpointError: If there is a checkpoint and it cannot be restored.
         """
@@ -258,16 +258,16 @@ class Loop:
             return "", -1
         try:
             good = self._checkpoints.restore()
-            most = self._recipe.steps_per_execution
-            for at in range(good, step, most):
-                self._steps.train(at, min(most, step - at))
+            at, most = good, self._recipe.steps_per_execution
+            while at < step:
+                at += len(self._steps.train(at, min(most, step - at)))
             found = diagnosis.first_bad_layer(
                 self._model, self._steps.batch(step), training=training
             )
             if good == step and found != diagnosis.BATCH:
                 # Finite when they were written, its weights lead nowhere.
                 good = self._checkpoints.fall_back()
-        except checkpoints.CheckpointError as error:
+        except (checkpoints.CheckpointError, execution.InputError) as error:
             _LOG.warning("%s", error)
             return "", -1
         return found, good
