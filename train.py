@@ -133,9 +133,11 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
             "data_dir is for data sets in files, digits is bundled. Received: "
             f"data_dir={FLAGS.data_dir}"
         )
+    # What can be said at once comes before data that may take long to load.
+    training.check(recipe)
     _, chief = training.start(recipe)
     options = {"resume": FLAGS.resume, "overwrite": FLAGS.overwrite}
-    if chief and not FLAGS.dry_run:  # Before data that may take long to load.
+    if chief and not FLAGS.dry_run:
         run_folder.check_run_folder(path, recipe, **options)
     dataset = data.load(
         recipe.dataset,

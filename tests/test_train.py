@@ -46,6 +46,9 @@ def command(capsys, tmp_path):
         (["--replicas=3"], "Received: replicas=3, strategy=one_device"),
         (["--shuffle=within"], "to model=mlp. Received: shuffle=within"),
         (["--distortion=weak"], "to model=mlp. Received: distortion=weak"),
+        # Before the data, which are not there.
+        (["--dataset=mnist", "--data_dir=no", "--l2=0.1"], "means nothing"),
+        (["--dataset=cifar10", "--data_dir=no"], "inception trains on"),
         (["--resume", "--overwrite"], "not both"),
         (["--l2=0.1"], "l2 means nothing to model=mlp. Received: l2=0.1"),
         (["--data_dir=/tmp"], "digits is bundled. Received: data_dir=/tmp"),

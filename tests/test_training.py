@@ -510,6 +510,67 @@ def test_a_batch_that_cannot_be_read_costs_no_step(
     assert result.evaluations == whole[1].evaluations
 
 
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_an_evaluation_that_cannot_be_read_costs_no_step(
+    number, tmp_path, tiny_recipe, tiny_dataset, whole, monkeypatch
+):
+    """It is made when the run goes on; the last one, too."""
+    evaluations = whole[1].evaluations
+    left = [number % len(evaluations)]
+    make_steps = runs.make_steps
+
+    def breaking(*given):
+        steps = make_steps(*given)
+        evaluate = steps.evaluate
+
+        def break_once():
+            left[0] -= 1
+            if left[0] == -1:
+                raise execution.InputError("a batch cannot be read: no")
+            return evaluate()
+
+        steps.evaluate = break_once
+        return steps
+
+    monkeypatch.setattr(runs, "make_steps", breaking)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(execution.InputError, match="cannot be read: no"):
+        run(tiny_recipe, tiny_dataset, folder=folder)
+    step = training.restore(folder, tiny_dataset)[1]
+    assert step == evaluations[number]["step"]
+    epochs = []
+    seen = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, _: epochs.append(epoch)
+    )
+    model, result = run(
+        tiny_recipe, tiny_dataset, folder=folder, callbacks=[seen]
+    )
+    assert_same(weights(model), weights(whole[0]))
+    assert result.evaluations == evaluations
+    assert epochs == [*range(len(evaluations))][number:]
+
+
+def test_population_statistics_of_what_cannot_be_read(
+    tiny_recipe, tiny_dataset, monkeypatch
+):
+    def batches(*_):
+        def broken():
+            yield tiny_dataset.x_train[:4], tiny_dataset.y_train[:4]
+            raise OSError(5, "Input/output error", "a.jpg")
+
+        return tf.data.Dataset.from_generator(
+            broken,
+            output_signature=(
+                tf.TensorSpec((4, 16)),
+                tf.TensorSpec((4,), tf.int32),
+            ),
+        )
+
+    monkeypatch.setattr(runs, "training_batches", batches)
+    with pytest.raises(execution.InputError, match=r"Input/output .*'a.jpg'$"):
+        run(tiny_recipe.replace(population_statistics=2), tiny_dataset)
+
+
 def test_what_cannot_be_read_again_hides_no_loss_that_is_not_finite(
     tmp_path, tiny_recipe, tiny_dataset, monkeypatch
 ):

@@ -7,7 +7,10 @@ from typing import Any
 from keras_bn.data import cifar10, digits, image_folder, mnist
 from keras_bn.data.arrays import ArrayDataset, DataError
 
-__all__ = ["ArrayDataset", "DataError", "load"]
+__all__ = ["FLAT", "ArrayDataset", "DataError", "load"]
+
+#: Names of the data sets of flat rows; the others are of colour images.
+FLAT = ("digits", "mnist")
 
 #: Height and width of colour images, where a data set has one of its own.
 _IMAGE_SIZES = {"cifar10": cifar10.IMAGE_SIZE}
@@ -51,8 +54,8 @@ def load(
     }
     if name not in loaders:
         raise ValueError(
-            "dataset must be one of digits, mnist, "
-            f"{', '.join(loaders)}. Received: dataset={name}"
+            f"dataset must be one of {', '.join((*FLAT, *loaders))}. "
+            f"Received: dataset={name}"
         )
     size = _IMAGE_SIZES.get(name) if image_size is None else image_size
     if size is None or size < 1:

@@ -94,7 +94,7 @@ class Loop:
         Raises:
             TrainingError: If the loss stops being finite.
             keras_bn.backend.execution.InputError: If a batch cannot be read;
-                of a training batch, the steps before it are in a checkpoint.
+                the steps before are in a checkpoint.
             ValueError: If the run has done more steps than it is to have.
             CheckpointError: If there is a checkpoint and it cannot be restored.
         """
@@ -106,6 +106,7 @@ class Loop:
             self._progress_bar(step) as show,
         ):
             self._callbacks.on_train_begin()
+            self._evaluate_what_is_left(step)
             stop = False
             while step < self._recipe.steps and not stop:
                 step = self._stretch(step)
@@ -196,33 +197,56 @@ class Loop:
         # Only the first process has callbacks, which may ask for a stop.
         count = self._first(self._steps_to_next_stop(step))
         self._callbacks.on_train_batch_begin(inside)
-        try:
+        with self._saving_what_came_before(step):
             metrics = self._steps.train(step, count)
-        except execution.InputError:
-            if not strategies.several_processes(self._strategy):
-                self._save(step)
-            raise
         self._check_finite(step, metrics)
         count = len(metrics)
         step += count
-        logs = self._running_means(metrics)
-        self._callbacks.on_train_batch_end(inside + count - 1, logs)
+        self._add(metrics)
+        self._callbacks.on_train_batch_end(inside + count - 1, self._means())
         if self._evaluates_at(step):
-            self._callbacks.on_epoch_end(period, self._evaluation(step, logs))
+            self._evaluate(step)
         return step
 
-    def _running_means(self, metrics: Any) -> dict[str, float]:
-        """Means since the last evaluation.
+    def _evaluate_what_is_left(self, step: int) -> None:
+        """The evaluation of a step that was saved before it was evaluated."""
+        trained = self._first(self._state["since"][0])
+        if trained and self._evaluates_at(step):
+            self._evaluate(step)
 
-        Added up in the order of the steps, so that they do not depend on how
-        these were cut into stretches.
+    def _evaluate(self, step: int) -> None:
+        with self._saving_what_came_before(step):
+            logs = self._evaluation(step, self._means())
+        period = (step - 1) // self._recipe.evaluate_every
+        self._callbacks.on_epoch_end(period, logs)
+
+    @contextlib.contextmanager
+    def _saving_what_came_before(self, step: int) -> Iterator[None]:
+        """Saves the step if a batch cannot be read in the block."""
+        try:
+            yield
+        except execution.InputError:
+            # One of several processes would wait for the others.
+            if not strategies.several_processes(self._strategy):
+                self._save(step)
+            raise
+
+    def _add(self, metrics: Any) -> None:
+        """Adds to the sums since the last evaluation.
+
+        In the order of the steps, so that they do not depend on how these were
+        cut into stretches.
         """
         since = self._state["since"]
         for values in metrics.tolist():
             since[0] += 1
             for i, value in enumerate(values, 1):
                 since[i] += value
-        means = [total / since[0] for total in since[1:]]
+
+    def _means(self) -> dict[str, float]:
+        """Means since the last evaluation."""
+        number, *totals = self._state["since"]
+        means = [total / max(number, 1) for total in totals]
         return dict(zip(execution.METRICS, means, strict=True))
 
     def _check_finite(self, step: int, metrics: Any) -> None:

@@ -10,6 +10,7 @@ import keras
 
 from keras_bn import models
 from keras_bn.backend import checkpoints, execution, strategies
+from keras_bn.data import FLAT
 from keras_bn.data.arrays import require_batch_fits
 from keras_bn.errors import reason
 from keras_bn.population import PopulationStatistics
@@ -25,13 +26,20 @@ from keras_bn.training.steps import (
 )
 
 
-def check(recipe: Recipe, dataset: Dataset) -> None:
+def check(recipe: Recipe, dataset: Dataset | None = None) -> None:
     """Raises `ValueError` for a recipe that cannot be run on that data set.
 
     `run` does so too; here, before anything is made.
+
+    Args:
+        recipe: What is to be trained.
+        dataset: The data that it names; `None` where they are not loaded yet,
+            which may take long.
     """
-    require_batch_fits(recipe.batch_size, dataset.train_examples)
-    images = len(dataset.input_shape) == 3
+    images = recipe.dataset not in FLAT
+    if dataset is not None:
+        require_batch_fits(recipe.batch_size, dataset.train_examples)
+        images = len(dataset.input_shape) == 3
     if images != (recipe.model == "inception"):
         raise ValueError(
             "inception trains on cifar10, image_folder or tfrecords, mlp on "
@@ -240,7 +248,8 @@ class _Statistics(PopulationStatistics):
 
     def on_test_begin(self, logs: Any = None) -> None:
         try:
-            super().on_test_begin(logs)
+            with execution.reading():
+                super().on_test_begin(logs)
         except ValueError as error:
             rate = keras.ops.convert_to_numpy(
                 self.model.optimizer.learning_rate
