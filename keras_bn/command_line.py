@@ -74,7 +74,10 @@ class Command:
         """Parses the flags of this process, runs, and ends the process."""
         # There is none where it was closed before the process began.
         sys.stdout = Output(sys.stdout or open(os.devnull, "w"))  # noqa: SIM115
-        app.run(self, flags_parser=self.parse)
+        try:
+            app.run(self, flags_parser=self.parse)
+        except KeyboardInterrupt:  # In what others have absl do first.
+            sys.exit(self._say("interrupted", 130))
 
     def parse(self, argv: list[str]) -> list[str]:
         """Parses flags; returns what is none of them, the command first."""

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from absl import app
 
 from keras_bn.command_line import Command
 from keras_bn.data import DataError
@@ -79,6 +80,20 @@ def test_what_is_said_may_find_no_reader(shell, code, said, tmp_path):
     assert said in ended.stderr
     assert "Exception ignored" not in ended.stderr
     assert said or "\nit: " not in f"\n{ended.stderr}"
+
+
+def test_ctrl_c_before_the_command_begins_is_one_line(monkeypatch, capsys):
+    """As while TensorFlow looks for devices, which absl has it do first."""
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # Which it replaces.
+    monkeypatch.setattr(app, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        Command("it", lambda: None).run()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "it: interrupted\n"
 
 
 def test_a_defect_keeps_its_traceback():

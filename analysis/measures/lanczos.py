@@ -127,9 +127,8 @@ def bidiagonalize(
     blocks, size = start.shape
     height = operator.shape[0] // blocks
     steps = min(iterations, size, height)
-    # Zeros, as BLAS may look beyond a view, and warn of what it sees.
-    right = np.zeros((blocks, steps, size), start.dtype)
-    left = np.zeros((blocks, steps, height), start.dtype)
+    right = np.empty((blocks, steps, size), start.dtype)
+    left = np.empty((blocks, steps, height), start.dtype)
     alphas, betas = np.zeros((2, blocks, steps))
     v = start
     for j in range(steps):
@@ -175,9 +174,11 @@ def _next(v: Array, basis: Array) -> tuple[Array, Array]:
         Unit vectors `[blocks, n]`, 0 where nothing is left, and `[blocks]`.
     """
     before = np.linalg.norm(v, axis=-1, keepdims=True)
-    for _ in range(2):
-        components = np.einsum("bjn,bn->bj", basis, v, optimize=True)
-        v = v - np.einsum("bjn,bj->bn", basis, components, optimize=True)
+    # BLAS looks beyond the ends of small arrays and warns of what it sees.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for _ in range(2):
+            components = np.einsum("bjn,bn->bj", basis, v, optimize=True)
+            v = v - np.einsum("bjn,bj->bn", basis, components, optimize=True)
     length = np.linalg.norm(v, axis=-1, keepdims=True)
     # What is left of a vector inside the basis is rounding, in no direction.
     length = np.where(length > 100 * np.finfo(v.dtype).eps * before, length, 0)
