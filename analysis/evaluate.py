@@ -11,7 +11,6 @@ of the paper).
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from analysis import files
 from keras_bn import data, training
 from keras_bn.command_line import Command
+from keras_bn.counting import Counter
 from keras_bn.data.views import CROPS, require_crops
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
@@ -36,15 +36,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def probabilities(
-    model: keras.Model, batches: Any, *, total: int, progress: str = ""
+    model: keras.Model, batches: Any, *, counter: Counter
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Class probabilities of every image, means over its views.
 
     Args:
         model: A model of logits, or of several with logits first.
         batches: Yields inputs `[N, ...]`, or `[N, crops, ...]`, and labels.
-        total: Number of images, for the progress.
-        progress: What to say while counting; empty to be silent.
+        counter: Told how many images are done.
 
     Returns:
         `[N, classes]` and labels `[N]`.
@@ -62,13 +61,7 @@ def probabilities(
         found.append(p.reshape(*views.shape[:2], -1).mean(1))
         labels.append(targets)
         count += len(targets)
-        if progress:
-            print(
-                f"\r{progress}: {count:,}/{total:,} images",
-                end="" if count < total else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+        counter.show(count)
     return np.concatenate(found), np.concatenate(labels)
 
 
@@ -91,7 +84,6 @@ def evaluate(
     *,
     data_dir: str | Path | None = None,
     crops: int = 1,
-    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """A row per run, and one for all together if there are several.
 
@@ -99,7 +91,6 @@ def evaluate(
         runs: Folders of runs on one data set.
         data_dir: As of `train.py`.
         crops: Views of each image, one of `views.CROPS`.
-        progress: Whether to count images on standard error.
 
     Returns:
         `name` (the run's folder), `step`, `crops`, `top_1`, `top_5`: shares of
@@ -118,14 +109,14 @@ def evaluate(
             _LOG.warning("%s was trained on other data", folder.path)
         model, step = training.restore(folder, dataset)
         options = {"crops": crops} if crops > 1 else {}
-        p, labels = probabilities(
-            model,
-            dataset.test(batch_size=max(1, 512 // crops), **options),
-            total=dataset.test_examples,
-            progress=folder.path.name if progress else "",
-        )
+        batches = dataset.test(batch_size=max(1, 512 // crops), **options)
+        name = folder.path.name
+        with Counter(
+            name, dataset.test_examples, unit="images", patience=0
+        ) as counter:
+            p, labels = probabilities(model, batches, counter=counter)
         total += p
-        rows.append(_row(folder.path.name, step, crops, p, labels))
+        rows.append(_row(name, step, crops, p, labels))
     if len(folders) > 1:
         name = f"ensemble of {len(folders)}"
         mean = total / len(folders)

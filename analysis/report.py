@@ -143,12 +143,12 @@ def _figures_of(table: Table, run: Run) -> list[str]:
         return [run.name, *["-"] * (len(STEPS) + len(THRESHOLDS) + 3)]
     steps, accuracy = table.series(run.name, "validation", "accuracy")
     at = dict(zip(steps.tolist(), accuracy.tolist(), strict=True))
-    first = [steps[accuracy >= threshold] for threshold in THRESHOLDS]
+    first = [table.first_step(run.name, goal) for goal in THRESHOLDS]
     seconds = run.result.get("seconds")
     return [
         run.name,
         *(f"{at[step]:.4f}" if step in at else "-" for step in STEPS),
-        *(f"{reached[0]:,}" if len(reached) else "-" for reached in first),
+        *("-" if step is None else f"{step:,}" for step in first),
         f"{accuracy.max():.4f}",
         f"{steps[-1]:,}",
         "-" if seconds is None else f"{seconds:.0f}",

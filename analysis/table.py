@@ -75,6 +75,12 @@ class Table:
         steps = np.array([step for step, _ in points], np.int64)
         return steps, np.array([value for _, value in points], np.float64)
 
+    def first_step(self, run: str, accuracy: float) -> int | None:
+        """The first evaluated step at which a run is that good, if any."""
+        steps, values = self.series(run, "validation", "accuracy")
+        reached = steps[values >= accuracy]
+        return int(reached[0]) if len(reached) else None
+
     def has(self, run: str, part: str, tag: str) -> bool:
         """Whether there is such a curve."""
         return (run, part, tag) in self._series

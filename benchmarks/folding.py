@@ -19,10 +19,8 @@ random gamma, beta and statistics. Per network, in a process of its own:
 
 import collections
 import contextlib
+import functools
 import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +98,19 @@ def images(model: keras.Model, count: int, rng: np.random.Generator) -> Any:
     return rng.uniform(0.0, 255.0, shape).astype(np.float32)
 
 
-def measure_one(name: str) -> dict[str, Any]:
+def measure_one(
+    name: str, *, rounds: int, batch_size: int, seed: int
+) -> dict[str, Any]:
     """All figures of one network."""
-    keras.utils.set_random_seed(FLAGS.seed)
-    rng = np.random.default_rng(FLAGS.seed)
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
     model = build(name)
     randomize(model, rng)
-    x = images(model, FLAGS.batch_size, rng)
+    x = images(model, batch_size, rng)
     folded = keras_bn.fold(model)
     seconds = measure.interleaved(
         {"original": runner(model, x), "folded": runner(folded, x)},
-        rounds=FLAGS.rounds,
+        rounds=rounds,
     )
     return {
         "image_size": model.input_shape[1],
@@ -203,23 +203,6 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def in_own_process(name: str) -> dict[str, Any]:
-    """`measure_one` in a fresh process, whose memory goes with it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "one.json"
-        command = [
-            *(sys.executable, "-m", "benchmarks.folding"),
-            f"--only={name}",
-            f"--output={path}",
-            f"--rounds={FLAGS.rounds}",
-            f"--batch_size={FLAGS.batch_size}",
-            f"--seed={FLAGS.seed}",
-        ]
-        subprocess.run(command, check=True)
-        one: dict[str, Any] = json.loads(path.read_text("utf-8"))["results"]
-    return one
-
-
 def measured_before(settings: dict[str, Any]) -> dict[str, Any]:
     """What the output holds of a run like this one that was stopped."""
     try:
@@ -235,16 +218,15 @@ def measured_before(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
-    """Measures one network or all, prints the table, writes the JSON."""
-    if FLAGS.only:
-        measure.write(FLAGS.output, measure_one(FLAGS.only))
-        return
+    """Measures, prints the table, writes the JSON."""
     flags_that_matter = ("rounds", "batch_size", "seed")
     settings = {name: FLAGS[name].value for name in flags_that_matter}
     networks = measured_before(settings)
     for name in FLAGS.architectures or architectures():
         if name not in networks:
-            networks[name] = in_own_process(name)
+            networks[name] = measure.in_a_process(
+                functools.partial(measure_one, name, **settings)
+            )
             results = {"settings": settings, "networks": networks}
             measure.write(FLAGS.output, results)
         print(markdown({name: networks[name]}).splitlines()[-1], flush=True)
@@ -253,7 +235,6 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("architectures", None, "names of networks; default: all")
-    flags.DEFINE_string("only", None, "measure this network in this process")
     flags.DEFINE_integer("rounds", 15, "runs of each", lower_bound=1)
     flags.DEFINE_integer("batch_size", 8, "images of a run", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of weights, statistics and images")

@@ -152,7 +152,7 @@ def rows(
                     "values": count,
                     "mean": mean,
                     "mode": mode,
-                    "errors": _finite({**errors, **shared}),
+                    "errors": {**errors, **shared},
                 }
 
 
@@ -179,13 +179,8 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _figure(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.0e}"
-
-
-def _finite(errors: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {n: e if math.isfinite(e) else None for n, e in errors.items()}
+def _figure(value: float) -> str:
+    return f"{value:.0e}" if math.isfinite(value) else "not finite"
 
 
 def _torch(x: Array, expected: Array) -> dict[str, float]:

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 import keras_bn
 from benchmarks import layer, measure
+from keras_bn.writing import replacing
 
 FLAGS = flags.FLAGS
 Tensor = Any
@@ -155,9 +156,8 @@ def main(_: list[str]) -> None:
     measure.write(FLAGS.output, measured)
     picture = Path(FLAGS.picture)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    temporary = picture.with_name("tmp-" + picture.name)
-    drawn(measured).savefig(temporary, dpi=120)
-    temporary.replace(picture)
+    with replacing(picture) as temporary:
+        drawn(measured).savefig(temporary, dpi=120)
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def draw(runs: list[Any], path: Path) -> None:
     curves.set_ylim(0, 1.02)
     curves.legend(loc="center right", bbox_to_anchor=(1.0, 0.67))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    style.save(figure, path)
 
 
 def mean(runs: list[Any], domain: str, way: str) -> float:

@@ -2,7 +2,10 @@
 """What may go wrong outside a program, and how to say it."""
 
 import re
+from collections.abc import Sequence
 
+#: Most letters of a reason: TensorFlow lists every label of a batch.
+LONGEST = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: What a message says of the program rather than of what is wrong.
 _OF_TENSORFLOW = re.compile(
@@ -23,13 +26,14 @@ class ExpectedError(Exception):
     """
 
 
-def reason(error: BaseException, *, longest: int = 300) -> str:
-    """What is wrong, in a line, without what Keras or TensorFlow adds.
+def some(names: Sequence[str]) -> str:
+    """The first five of some names, and how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
-    Args:
-        error: Whatever was raised.
-        longest: Most letters: TensorFlow lists every label of a batch.
-    """
+
+def reason(error: BaseException) -> str:
+    """What is wrong, in a line, without what Keras or TensorFlow adds."""
     paragraphs = _COLOURS.sub("", str(error)).strip().split("\n\n")
     if paragraphs[0].startswith("Graph execution error"):
         why = paragraphs[-1]
@@ -38,4 +42,4 @@ def reason(error: BaseException, *, longest: int = 300) -> str:
     else:
         why = paragraphs[0]
     line = " ".join(_OF_TENSORFLOW.sub("", why).split()) or repr(error)
-    return line if len(line) <= longest else f"{line[: longest - 4]} ..."
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 4]} ..."

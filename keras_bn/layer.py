@@ -567,22 +567,16 @@ class BatchNormalization(keras.layers.Layer):
         if self.renorm_clipping is not None:
             # Keras wraps dictionaries that are attributes.
             config["renorm_clipping"] = dict(self.renorm_clipping)
-        for kind, serialize, owners in (
-            (
-                "initializer",
-                keras.initializers.serialize,
-                ("beta", "gamma", "moving_mean", "moving_variance"),
-            ),
-            (
-                "regularizer",
-                keras.regularizers.serialize,
-                ("beta", "gamma"),
-            ),
-            ("constraint", keras.constraints.serialize, ("beta", "gamma")),
-        ):
-            for owner in owners:
-                name = f"{owner}_{kind}"
-                config[name] = serialize(getattr(self, name))
+        parts = (
+            *("beta_initializer", "gamma_initializer"),
+            *("moving_mean_initializer", "moving_variance_initializer"),
+            *("beta_regularizer", "gamma_regularizer"),
+            *("beta_constraint", "gamma_constraint"),
+        )
+        for name in parts:
+            config[name] = keras.saving.serialize_keras_object(
+                getattr(self, name)
+            )
         config["activation"] = (
             None
             if self.activation is None

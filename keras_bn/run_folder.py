@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_bn.environment import environment
-from keras_bn.errors import ExpectedError
+from keras_bn.errors import ExpectedError, some
 from keras_bn.recipes import Recipe
 from keras_bn.writing import TEMPORARY, write_json
 
@@ -43,8 +43,6 @@ PUT_ASIDE = (_REPLACED, _MOVING, _DELETED)
 _EVENTS = "events.out.tfevents.*.keras_bn"
 _OF_A_RUN = (
     *(_RECIPE, TEMPORARY + _RECIPE, _RESULT, TEMPORARY + _RESULT),
-    "checkpoints/checkpoint",  # TensorFlow's list, in runs of long ago
-    "checkpoints/checkpoint.tmp*",
     "checkpoints/ckpt-*",
     *(
         folder + name
@@ -329,11 +327,9 @@ def _check_nothing_else(folder: Path) -> None:
     """Refuses to replace a run beside which others have put something."""
     others = _foreign(folder)
     if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         raise RunFolderError(
-            f"{folder} also holds {', '.join(others[:5])}{more}, not of the "
-            "run, so nothing is deleted. Move that, or choose another "
-            "--run_name"
+            f"{folder} also holds {some(others)}, not of the run, so nothing "
+            "is deleted. Move that, or choose another --run_name"
         )
 
 

@@ -85,7 +85,7 @@ def test_what_is_said_may_find_no_reader(shell, code, said, tmp_path):
 def test_ctrl_c_before_the_command_begins_is_one_line(monkeypatch, capsys):
     """As while TensorFlow looks for devices, which absl has it do first."""
 
-    def interrupted(*args, **options):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # Which it replaces.

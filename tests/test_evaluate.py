@@ -55,7 +55,7 @@ def test_top_k_of_equal_probabilities_takes_the_first_classes(k):
 
 
 def test_runs_have_the_accuracy_of_their_last_evaluation(runs):
-    rows = evaluate.evaluate(list(runs), progress=False)
+    rows = evaluate.evaluate(list(runs))
     for row, result in zip(rows, runs.values(), strict=False):
         assert row["top_1"] == pytest.approx(result.final["val_accuracy"])
         assert row["top_1"] <= row["top_5"] <= 1
@@ -68,18 +68,18 @@ def test_runs_have_the_accuracy_of_their_last_evaluation(runs):
 def test_it_says_so_of_runs_on_other_data(runs, tmp_path, caplog):
     path = shutil.copytree(next(iter(runs)), tmp_path / "other")
     line = f"{path} was trained on other data"
-    evaluate.evaluate([path], progress=False)
+    evaluate.evaluate([path])
     assert line not in caplog.messages
     file = evaluate.RunFolder(path).recipe_file
     contents = json.loads(file.read_text())
     contents["data"]["digest"] = "another"
     file.write_text(json.dumps(contents))
-    evaluate.evaluate([path], progress=False)
+    evaluate.evaluate([path])
     assert line in caplog.messages
 
 
 def test_the_ensemble_is_the_mean_probability(runs):
-    (*_, ensemble) = evaluate.evaluate(list(runs), progress=False)
+    (*_, ensemble) = evaluate.evaluate(list(runs))
     dataset = digits.load()
     logits = [
         training.restore(evaluate.RunFolder(path), dataset)[0].predict(
@@ -101,7 +101,8 @@ def test_views_of_an_image_are_averaged():
         def as_numpy_iterator(self):
             yield views, np.array([0], np.int32)
 
-    p, labels = evaluate.probabilities(model, Batches(), total=1)
+    counter = evaluate.Counter("", 1, unit="images")
+    p, labels = evaluate.probabilities(model, Batches(), counter=counter)
     each = np.exp(views[0]) / np.exp(views[0]).sum(1, keepdims=True)
     np.testing.assert_allclose(p, [each.mean(0)], rtol=1e-6)
     assert labels.tolist() == [0]

@@ -27,9 +27,7 @@ def source(tmp_path):
 
 
 def convert(source, target, shards=3, **options):
-    return sharding.write(
-        source, target, shards=shards, progress=False, **options
-    )
+    return sharding.write(source, target, shards=shards, **options)
 
 
 def examples(folder, pattern="*-of-*"):
@@ -276,23 +274,15 @@ def test_a_shard_that_lost_its_images_is_named_when_read(source, tmp_path):
         data.load("tfrecords", data_dir=tmp_path / "out", image_size=8)
 
 
-def test_a_conversion_without_counts_is_read_and_goes_on(source, tmp_path):
-    target = tmp_path / "out"
-    convert(source, target)
-    path = target / "conversion.json"
-    counted = path.read_text("utf-8")
-    about = json.loads(counted)
-    assert about.pop("images_in") == {
+def test_a_conversion_says_how_many_images_each_shard_has(source, tmp_path):
+    convert(source, tmp_path)
+    about = json.loads((tmp_path / "conversion.json").read_text("utf-8"))
+    assert about["images_in"] == {
         "train-00000-of-00003": 4,
         "train-00001-of-00003": 4,
         "train-00002-of-00003": 4,
         "validation-00000-of-00001": 4,
     }
-    path.write_text(json.dumps(about), "utf-8")
-    dataset = data.load("tfrecords", data_dir=target, image_size=8)
-    assert dataset.train_examples == 12
-    convert(source, target)
-    assert path.read_text("utf-8") == counted
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "conversion.json"])

@@ -126,4 +126,4 @@ the layers below take their step, 0 if it turns by a right angle."""
         for name, shift in zip(self.own, shifts, strict=True):
             if not math.isnan(shift.cosine):
                 yield self.tag(name, "cosine"), shift.cosine
-                yield self.tag(name, "distance"), shift.relative
+                yield self.tag(name, "distance"), shift.distance

@@ -36,9 +36,8 @@ def recipe(
 
 def steps_to(table: Table, run: str, accuracy: float) -> float:
     """First evaluated step at which a run is that good; infinity if none."""
-    steps, values = table.series(run, "validation", "accuracy")
-    reached = steps[values >= accuracy]
-    return float(reached[0]) if len(reached) else np.inf
+    step = table.first_step(run, accuracy)
+    return np.inf if step is None else float(step)
 
 
 def last_accuracy(table: Table, run: str) -> float:

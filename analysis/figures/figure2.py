@@ -42,7 +42,6 @@ class Row:
         steps_to_best: First evaluated step at which it is as good as
             Inception ever gets; `None` if it never is.
         best: Its best test accuracy.
-        last_step: The last step evaluated.
     """
 
     variant: str
@@ -50,7 +49,6 @@ class Row:
     run: str
     steps_to_best: int | None
     best: float
-    last_step: int
 
 
 def runs_of(table: Table) -> dict[str, str]:
@@ -80,16 +78,14 @@ def rows(table: Table) -> list[Row]:
     for variant, name in VARIANTS:
         if variant not in runs:
             continue
-        steps, accuracy = table.series(runs[variant], "validation", "accuracy")
-        reached = steps[accuracy >= goal]
+        _, accuracy = table.series(runs[variant], "validation", "accuracy")
         result.append(
             Row(
                 variant,
                 name,
                 runs[variant],
-                int(reached[0]) if len(reached) else None,
+                table.first_step(runs[variant], goal),
                 float(accuracy.max()),
-                int(steps[-1]),
             )
         )
     return result

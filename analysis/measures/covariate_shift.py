@@ -12,7 +12,6 @@ the two. By that measure networks with batch normalization shift no less than
 those without.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -41,13 +40,11 @@ class GradientShift(NamedTuple):
     """How a layer's gradient changes with the layers before it.
 
     Attributes:
-        distance: `||G - G'||`.
-        relative: `||G - G'|| / ||G||`; `nan` for a gradient of 0.
+        distance: `||G - G'|| / ||G||`; `nan` for a gradient of 0.
         cosine: Of the angle between G and G'; `nan` if either is 0.
     """
 
     distance: float
-    relative: float
     cosine: float
 
 
@@ -80,7 +77,7 @@ def gradient_shifts(
     before: Arrays,
     after: Arrays,
     *,
-    ahead: Sequence[Sequence[int]] | None = None,
+    ahead: Sequence[Sequence[int]],
 ) -> list[GradientShift]:
     """The shift of each layer's gradient by one step of the layers before it.
 
@@ -90,14 +87,11 @@ def gradient_shifts(
         layers: Per layer, which of the weights are its own.
         before: Weights before the step.
         after: Weights after it.
-        ahead: Per layer, which of the weights are of layers before it; by
-            default those of the layers before it in `layers`.
+        ahead: Per layer, which of the weights are of layers before it.
 
     Returns:
         One per layer; that of the first is no shift, as none comes before it.
     """
-    if ahead is None:
-        ahead = [[*itertools.chain(*layers[:i])] for i in range(len(layers))]
     whole = gradient(before)
     shifts = []
     for own, earlier in zip(layers, ahead, strict=True):
@@ -120,8 +114,7 @@ def gradient_shift(
     sizes = np.linalg.norm(old), np.linalg.norm(new)
     distance = float(np.linalg.norm(new - old))
     return GradientShift(
-        distance=distance,
-        relative=distance / float(sizes[0]) if sizes[0] else math.nan,
+        distance=distance / float(sizes[0]) if sizes[0] else math.nan,
         cosine=float(old @ new / (sizes[0] * sizes[1]))
         if all(sizes)
         else math.nan,

@@ -182,10 +182,9 @@ class Jacobian:
             _check_finite(matrices)
             return _exact(matrices, k, which)
         _check_finite(operator @ np.ones(operator.shape[1], operator.dtype))
-        if method == "lanczos":
+        if k is None:
             spectrum = _density(operator, seed, effort)
         else:
-            assert k is not None
             spectrum = _ends(operator, k, which, seed)
         return _first(spectrum) if self._coupled else spectrum
 

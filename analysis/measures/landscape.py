@@ -25,15 +25,13 @@ class Landscape:
 
     Attributes:
         loss: At W.
-        distances: Step sizes d, `[k]`.
-        losses: At W - d g, `[k]`.
+        losses: At W - d g for each step size d, `[k]`.
         gradient_changes: `||g(W - d g) - g(W)||`, `[k]`.
         smoothness: Effective beta-smoothness: the largest of
             `gradient_changes / ||d g||`; `nan` for a gradient of 0.
     """
 
     loss: float
-    distances: NDArray[np.float64]
     losses: NDArray[np.float64]
     gradient_changes: NDArray[np.float64]
     smoothness: float
@@ -80,7 +78,6 @@ def along_gradient(
     size = gradients.norm(gradient)
     return Landscape(
         loss=start,
-        distances=steps,
         losses=np.array(losses),
         gradient_changes=np.array(changes),
         smoothness=float(np.max(changes / (steps * size))) if size else np.nan,

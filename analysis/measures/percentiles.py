@@ -53,9 +53,8 @@ def percentiles(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be 1 or more. Received: limit={limit}")
     rows: NDArray[Any] = array.reshape(-1, array.shape[-1] if per_unit else 1)
-    if limit is not None and len(rows) > limit:
-        drawn = np.random.default_rng(seed).integers(0, len(rows), limit)
-        rows = rows[np.sort(drawn)]
+    if limit is not None:
+        rows = samples.drawn(rows, limit, seed=seed)
     # A percentile of float16 values interpolates in float16.
     rows = rows.astype(np.result_type(rows.dtype, np.float32))
     result = np.percentile(rows, q, axis=0 if per_unit else None)

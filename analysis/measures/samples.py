@@ -45,7 +45,12 @@ def rows(
     array = np.asarray(values)
     flat = array.reshape(-1, array.shape[-1])
     most = max(len(array), (limit or array.size) // array.shape[-1])
-    if len(flat) <= most:
-        return flat
-    chosen = np.random.default_rng(seed).integers(0, len(flat), most)
-    return flat[np.sort(chosen)]
+    return drawn(flat, most, seed=seed)
+
+
+def drawn(rows: NDArray[Any], most: int, *, seed: int) -> NDArray[Any]:
+    """The rows, or so many of them, drawn with replacement, in their order."""
+    if len(rows) <= most:
+        return rows
+    chosen = np.random.default_rng(seed).integers(0, len(rows), most)
+    return rows[np.sort(chosen)]

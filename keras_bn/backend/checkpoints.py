@@ -22,6 +22,9 @@ from keras_bn.errors import ExpectedError, reason
 
 _LOG = logging.getLogger(__name__)
 
+#: How many checkpoints stay.
+KEPT = 2
+
 
 class CheckpointError(ExpectedError):
     """Checkpoints that cannot be read, do not fit or cannot be written."""
@@ -50,7 +53,6 @@ class Checkpoints:
         model: A compiled model whose optimizer is built.
         state: JSON-able dictionary, saved as it is at that moment and changed
             in place by `restore`.
-        keep: How many checkpoints stay.
     """
 
     def __init__(
@@ -58,11 +60,8 @@ class Checkpoints:
         folder: Path,
         model: keras.Model,
         state: dict[str, Any],
-        *,
-        keep: int = 2,
     ) -> None:
         self._folder = folder
-        self._keep = keep
         #: Step of the checkpoint last written or restored; -1 before.
         self._current = -1
         self._checkpoint = tf.train.Checkpoint(
@@ -136,12 +135,12 @@ class Checkpoints:
         return sorted(int(step) for step in steps if step.isdecimal())
 
     def _rotate(self, step: int) -> None:
-        """Deletes all but the newest `keep` up to a step.
+        """Deletes all but the newest `KEPT` up to a step.
 
         Later ones are of a way that was given up.
         """
         steps = self._steps()
-        kept = [each for each in steps if each <= step][-self._keep :]
+        kept = [each for each in steps if each <= step][-KEPT:]
         for each in set(steps) - set(kept):
             for path in self._folder.glob(f"ckpt-{each}.*"):
                 path.unlink()

@@ -12,9 +12,6 @@ __all__ = ["FLAT", "ArrayDataset", "DataError", "load"]
 #: Names of the data sets of flat rows; the others are of colour images.
 FLAT = ("digits", "mnist")
 
-#: Height and width of colour images, where a data set has one of its own.
-_IMAGE_SIZES = {"cifar10": cifar10.IMAGE_SIZE}
-
 
 def load(
     name: str,
@@ -57,9 +54,10 @@ def load(
             f"dataset must be one of {', '.join((*FLAT, *loaders))}. "
             f"Received: dataset={name}"
         )
-    size = _IMAGE_SIZES.get(name) if image_size is None else image_size
-    if size is None or size < 1:
+    if image_size is None and name == "cifar10":
+        image_size = cifar10.IMAGE_SIZE
+    if image_size is None or image_size < 1:
         raise ValueError(
             f"image_size must be >= 1. Received: image_size={image_size}"
         )
-    return loaders[name](data_dir, image_size=size)
+    return loaders[name](data_dir, image_size=image_size)

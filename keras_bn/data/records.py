@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from keras_bn.data import files, layout
 from keras_bn.data.arrays import DataError
+from keras_bn.errors import some
 
 #: Most bytes of one image, and most pixels: beyond, it is no photograph but
 #: an attempt on our memory.
@@ -170,7 +171,7 @@ class Tree:
         if untaught:
             raise DataError(
                 f"{self.path}: every class must have training images that are "
-                f"whole. Received, without any: {', '.join(untaught[:5])}"
+                f"whole. Received, without any: {some(untaught)}"
             )
 
 

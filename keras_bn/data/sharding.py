@@ -4,7 +4,6 @@
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_bn.counting import Counter
 from keras_bn.data import files, records, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.errors import reason
@@ -34,7 +34,6 @@ def write(
     shards: int,
     first_label: int = 0,
     seed: int = 0,
-    progress: bool = True,
 ) -> dict[str, int]:
     """Converts a folder or an archive of images to shards.
 
@@ -49,7 +48,6 @@ def write(
         shards: Number of training shards; validation has an eighth of them.
         first_label: The first class' label, 0 or 1.
         seed: Seed of the order in which images are dealt to the shards.
-        progress: Whether to show lines that count.
 
     Returns:
         Numbers of images written, by part, and `skipped`.
@@ -60,7 +58,7 @@ def write(
             cannot be listed, `target` holds another conversion, or what was
             written cannot be read back.
     """
-    tree = verification.verified(records.read_tree(source), progress=progress)
+    tree = verification.verified(records.read_tree(source))
     if shards > len(tree.train):
         raise ValueError(
             f"shards must be <= {len(tree.train)}, the number of training "
@@ -88,11 +86,8 @@ def write(
         _LOG.warning("left out: %s (%s)", name, why)
     for part, images in (("train", tree.train), ("validation", tree.test)):
         written = 0
-        with verification.Counter(
-            part,
-            len(dealt[part]),
-            unit="shards",
-            patience=0 if progress else math.inf,
+        with Counter(
+            part, len(dealt[part]), unit="shards", patience=0
         ) as counter:
             for done, (name, rows) in enumerate(dealt[part].items(), 1):
                 examples = _examples(images, rows, tree.classes, first_label)
@@ -120,9 +115,7 @@ def origin(folder: Path) -> dict[str, Any]:
         return {}
     with files.opened(path) as file:
         found = json.load(file)
-    if not (
-        isinstance(found, dict) and isinstance(found.get(COUNTS, {}), dict)
-    ):
+    if not (isinstance(found, dict) and isinstance(found.get(COUNTS), dict)):
         raise DataError(f"{path} is not what a conversion writes")
     return found
 
@@ -185,8 +178,7 @@ def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
             "conversion. Name another folder"
         )
     ours = {"images": digest.hexdigest(), **options}
-    # A conversion that was begun before shards were counted goes on.
-    if {**ours, **origin(folder)} != ours:
+    if (there := origin(folder)) and there != ours:
         raise DataError(
             f"{folder} holds a conversion of other images or with other "
             f"options ({ORIGIN}). Name another folder, or delete this one"

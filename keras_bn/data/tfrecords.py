@@ -26,13 +26,14 @@ from absl import flags
 from numpy.typing import NDArray
 
 from keras_bn.command_line import Command
+from keras_bn.counting import Counter
 from keras_bn.data import files, records, sharding, verification
 from keras_bn.data.arrays import DataError
 from keras_bn.data.images import ImageDataset
 from keras_bn.data.reading import ENCODED
 from keras_bn.data.records import Images
 from keras_bn.data.sharding import CLASSES, COUNTS
-from keras_bn.errors import reason
+from keras_bn.errors import reason, some
 
 FLAGS = flags.FLAGS
 _LOG = logging.getLogger(__name__)
@@ -127,8 +128,9 @@ def _shards(folder: Path, part: str) -> list[Path]:
     if missing or others:
         raise DataError(
             f"{folder} must hold {total} shards {name}-?????-of-{total:05d}. "
-            f"Received: {len(found)}{_some('without', missing)}"
-            f"{_some('with', others)}"
+            f"Received: {len(found)}"
+            + (f", without {some(missing)}" if missing else "")
+            + (f", with {some(others)}" if others else "")
         )
     return [found[key] for key in wanted]
 
@@ -136,14 +138,6 @@ def _shards(folder: Path, part: str) -> list[Path]:
 def _named(key: tuple[str, int, int]) -> str:
     part, index, total = key
     return f"{part}-{index:05d}-of-{total:05d}"
-
-
-def _some(what: str, names: Sequence[str]) -> str:
-    """The first five names of some that are missing, or not expected."""
-    if not names:
-        return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f", {what} {', '.join(names[:5])}{more}"
 
 
 def _records(
@@ -160,12 +154,7 @@ def _records(
 def _labels(part: str, paths: Sequence[Path]) -> NDArray[np.int64]:
     """The labels in shards as written, `[N]`, all checksums read."""
     found = [np.empty(0, np.int64)]
-    with verification.Counter(
-        f"reading {part}",
-        len(paths),
-        unit="shards",
-        patience=verification.PATIENCE,
-    ) as counter:
+    with Counter(f"reading {part}", len(paths), unit="shards") as counter:
         for done, path in enumerate(paths, 1):
             found += _labels_in(path)
             counter.show(done)

@@ -30,10 +30,15 @@ def make_steps(
         strategy: Where to train.
     """
     if recipe.strategy == "one_device" and isinstance(dataset, ArrayDataset):
+        order = BatchOrder(
+            examples=dataset.train_examples,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+        )
         return execution.ResidentSteps(
             model,
             dataset,
-            batch_order(recipe, dataset).rows,
+            order.rows,
             capacity=min(recipe.steps_per_execution, recipe.steps),
             jit_compile=recipe.jit_compile,
             test_batch=RESIDENT_TEST_BATCH,
@@ -63,17 +68,4 @@ def training_batches(
         return dataset.train(**options)
     return dataset.train(
         distortion=recipe.distortion, shuffle=recipe.shuffle, **options
-    )
-
-
-def batch_order(recipe: Recipe, dataset: ArrayDataset) -> BatchOrder:
-    """Which examples each step trains on: all of them, mixed in each epoch.
-
-    Raises:
-        ValueError: If a batch is larger than the training part.
-    """
-    return BatchOrder(
-        examples=dataset.train_examples,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
     )
