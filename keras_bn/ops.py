@@ -192,8 +192,9 @@ def scale_and_shift(
 def without_compiling() -> AbstractContextManager[None]:
     """Batch normalization called within runs plain operations only.
 
-    For what runs a few times: XLA makes large tensors up to three times as
-    fast, but takes half a second for every layer and shape.
+    For what runs a few times, as `fit` on batches that all differ in size, or
+    is exported with fixed sizes: XLA makes large tensors up to three times as
+    fast, but takes half a second and more for every shape.
     """
     return compiling.without_compiling()
 

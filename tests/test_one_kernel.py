@@ -145,11 +145,14 @@ def test_where_there_is_no_such_kernel_plain_expressions_are_run(case):
     assert layers.relative_error(got, plain) < tolerance
 
 
-def kinds_of(shape, *, training=False, **options):
+def graph_of(shape, *, training=False, **options):
     layer = layers.built(BatchNormalization(**options), shape)
     run = tf.function(lambda x: layer(x, training=training))
-    graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
-    return {operation.type for operation in graph.get_operations()}
+    return run.get_concrete_function(tf.TensorSpec(shape)).graph.as_graph_def()
+
+
+def kinds_of(shape, **options):
+    return {node.op for node in graph_of(shape, **options).node}
 
 
 @pytest.mark.parametrize(
@@ -202,8 +205,20 @@ def test_other_ranks_with_the_same_axes_do_not():
 )
 def test_xla_compiles_where_few_shapes_come(shape, training, compiled):
     """As it takes half a second for each."""
-    kinds = kinds_of(shape, training=training)
-    assert any("PartitionedCall" in kind for kind in kinds) == compiled
+    graph = graph_of(shape, training=training)
+    may = any("_XlaCompile" in node.attr for node in graph.node)
+    must = any("_XlaMustCompile" in f.attr for f in graph.library.function)
+    assert (may or must) == compiled
+    assert may == (compiled and not training and shape[0] is None)
+
+
+@pytest.mark.parametrize("activation", [None, "elu", "silu", "gelu"])
+@pytest.mark.parametrize("shape", [(None, 128, 128, 64), (None, 8192)])
+def test_what_infers_on_batches_of_any_size_can_be_exported(shape, activation):
+    """No function that only XLA runs, no operation that ONNX lacks."""
+    graph = graph_of(shape, activation=activation)
+    assert not graph.library.function
+    assert not {"Expm1", "Log1p"} & {node.op for node in graph.node}
 
 
 @pytest.mark.parametrize("convolves", [False, True])

@@ -109,7 +109,7 @@ BY_NAME = {
         lambda y: tf.where(y > 0, y, y / _LEAK),
     ),
     "elu": Activation(
-        lambda z: tf.where(z > 0, z, tf.math.expm1(_below(z))),
+        tf.nn.elu,
         _elu_pullback,
         lambda y: tf.where(y > 0, y, tf.math.log1p(_below(y))),
         infimum=-1.0,

@@ -63,7 +63,28 @@ def _found(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
         expression = _grouping(algorithm, name)
     if not algorithm.compiled:
         return expression
-    return tf.function(expression, autograph=False, jit_compile=True)
+    compiled = tf.function(expression, autograph=False, jit_compile=True)
+    return _clustered(expression, compiled) if name == "normalize" else compiled
+
+
+def _clustered(
+    expression: Callable[..., Any], compiled: Callable[..., Any]
+) -> Callable[..., Any]:
+    """For batches of any size, operations that XLA may compile or leave.
+
+    So they come in graphs that are exported, to servers without XLA and to
+    formats that have no such function. Where ever new sizes come, TensorFlow
+    gives up compiling them. Where all sizes are known a function is faster,
+    and layers alike share it.
+    """
+
+    def normalize(x: Tensor, *arguments: Any) -> Any:
+        if x.shape[0] is not None or xla.compiles():
+            return compiled(x, *arguments)
+        with tf.xla.experimental.jit_scope():
+            return expression(x, *arguments)
+
+    return normalize
 
 
 def _grouping(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
@@ -131,7 +152,7 @@ def without_compiling() -> Iterator[None]:
     """Batch normalization called within runs plain operations only.
 
     Of large tensors they take up to three times as long, but XLA takes half a
-    second for every layer and shape: for what runs a few times.
+    second and more for every shape: for what runs a few times.
     """
     token = _COMPILING.set(False)
     try:
