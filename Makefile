@@ -23,7 +23,7 @@ $(READY): $(LOCK) setup.cfg pyproject.toml
 	@rm -f $@
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings=editable_mode=compat --editable .
 	@touch $@
 
 run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1

@@ -54,7 +54,8 @@ def network(contestant: str) -> keras.Model:
             x = keras.layers.LeakyReLU(negative_slope=0.2)(x)
         else:
             x = keras_bn.BatchNormalization(
-                activation="leaky_relu", keeps=contestant
+                activation="leaky_relu",
+                keeps="output" if contestant == "output" else "input",
             )(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(10)(x))

@@ -10,10 +10,20 @@ import numpy as np
 
 def fraction(name: str, value: float) -> float:
     """`value` as a float; raises `ValueError` unless in `[0, 1]`."""
-    number = float(value)
+    number = real(name, value)
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1]. Received: {name}={value}")
     return number
+
+
+def real(name: str, value: float) -> float:
+    """`value` as a float; raises `ValueError` if it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be a number. Received: {name}={value}"
+        ) from None
 
 
 def integers(name: str, value: int | Sequence[int]) -> int | tuple[int, ...]:
@@ -42,11 +52,13 @@ def optional_size(name: str, value: int | None) -> int | None:
     """`value`; raises `ValueError` unless `None` or an integer >= 1."""
     if value is None:
         return None
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(
-            f"{name} must be None or an integer >= 1. Received: {name}={value}"
-        )
-    return int(value)
+    number = np.array(value)
+    is_number = number.ndim == 0 and number.dtype.kind in "iuf"
+    if is_number and value >= 1 and float(value).is_integer():
+        return int(value)
+    raise ValueError(
+        f"{name} must be None or an integer >= 1. Received: {name}={value}"
+    )
 
 
 def excluding(given: Mapping[str, Any], *pairs: tuple[str, str]) -> None:

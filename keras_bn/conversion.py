@@ -3,7 +3,7 @@
 
 import inspect
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -28,7 +28,10 @@ _OUR_OPTIONS = tuple(
 
 
 def convert(
-    model: keras.Model, *, to: str = "keras_bn", **layer_options: Any
+    model: keras.Model,
+    *,
+    to: Literal["keras_bn", "keras"] = "keras_bn",
+    **layer_options: Any,
 ) -> keras.Model:
     """Copies a model with its BN layers made anew, as ours or as Keras'.
 
@@ -85,10 +88,22 @@ def _require_known(options: Collection[str]) -> None:
 def _config(
     layer: Layer, made_by: type[Layer], options: dict[str, Any]
 ) -> dict[str, Any]:
-    config = {**layer.get_config(), **options}
+    config = {**layer.get_config(), **_parts(layer), **options}
     if made_by is keras.layers.BatchNormalization:
         _drop_our_options(layer, config)
     return config
+
+
+def _parts(layer: Layer) -> dict[str, Any]:
+    """What may have no configuration, as it is.
+
+    An activation that is a layer has one, and weights of its own.
+    """
+    suffixes = ("_initializer", "_regularizer", "_constraint")
+    names = [name for name in _PARAMETERS if name.endswith(suffixes)]
+    if inspect.isroutine(getattr(layer, "activation", None)):
+        names.append("activation")
+    return {name: getattr(layer, name) for name in names}
 
 
 def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
@@ -102,6 +117,7 @@ def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
             refused[option.name] = value
     if refused:
         name, value = next(iter(refused.items()))
+        value = getattr(value, "__name__", value)
         raise ValueError(
             f"keras.layers.BatchNormalization allows no such {name}. "
             f"Received: {name}={value} in layer {layer.name}"

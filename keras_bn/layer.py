@@ -8,7 +8,7 @@ and when the layer is frozen, the moving averages are used.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 
@@ -149,12 +149,12 @@ class BatchNormalization(keras.layers.Layer):
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
         *,
-        moving_variance_estimator: str = "biased",
-        moving_average: str = "exponential",
+        moving_variance_estimator: Literal["biased", "unbiased"] = "biased",
+        moving_average: Literal["exponential", "cumulative"] = "exponential",
         virtual_batch_size: int | None = None,
         activation: Any = None,
-        keeps: str = "input",
-        single_value: str = "warn",
+        keeps: Literal["input", "output"] = "input",
+        single_value: Literal["warn", "error"] = "warn",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -541,6 +541,11 @@ class BatchNormalization(keras.layers.Layer):
         """The shape of the input."""
         ops.canonical_axes(self.axis, len(input_shape), name="axis")
         return tuple(input_shape)
+
+    def compute_output_spec(self, inputs: Tensor, **arguments: Any) -> Any:
+        """As of every layer; `ValueError` for integers, before any data."""
+        ops.require_floating(inputs)
+        return super().compute_output_spec(inputs, **arguments)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments from which `from_config` makes the same layer."""

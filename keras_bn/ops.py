@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_bn.arguments import integers, one_of
+from keras_bn.arguments import integers, one_of, real
 from keras_bn.backend import activations, compiling, tensorflow as backend
 
 Tensor = Any
@@ -279,7 +279,7 @@ def canonical_axes(
 
 def checked_epsilon(epsilon: float) -> float:
     """`epsilon` as a float; raises `ValueError` if negative or not finite."""
-    value = float(epsilon)
+    value = real("epsilon", epsilon)
     if not 0.0 <= value < float("inf"):
         raise ValueError(
             f"epsilon must be finite and >= 0. Received: epsilon={epsilon}"
@@ -300,12 +300,19 @@ def require_dense(x: Tensor) -> None:
 def _floating(x: Tensor) -> Tensor:
     require_dense(x)
     x = keras.ops.convert_to_tensor(x)
+    require_floating(x)
+    return x
+
+
+def require_floating(x: Tensor) -> None:
+    """Raises `ValueError` for integers and booleans."""
     dtype = keras.backend.standardize_dtype(x.dtype)
     if "float" not in dtype:
         raise ValueError(
-            f"x must be of a floating point dtype. Received: dtype={dtype}"
+            "x must be of a floating point dtype, as of "
+            'keras.ops.cast(x, "float32"). Received: '
+            f"dtype={dtype}"
         )
-    return x
 
 
 def _require_feature_shape(

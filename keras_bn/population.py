@@ -18,7 +18,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def estimate_population_statistics(
     dataset: Any,
     *,
     steps: int | None = None,
-    pooling: str = "paper",
+    pooling: Literal["paper", "exact"] = "paper",
     layers: Sequence[str] | None = None,
     batch_size: int | None = None,
     verbose: int | str = "auto",
@@ -112,7 +112,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         dataset: Any,
         *,
         steps: int | None = None,
-        pooling: str = "paper",
+        pooling: Literal["paper", "exact"] = "paper",
         layers: Sequence[str] | None = None,
         batch_size: int | None = None,
     ) -> None:

@@ -122,6 +122,11 @@ def test_every_pair_of_options_works_or_is_refused(pair):
         ({"axis": 1.5}, r"integer or several. Received: axis=1.5"),
         ({"axis": (1, None)}, r"Received: axis=\(1, None\)"),
         ({"axis": "last"}, r"Received: axis=last"),
+        ({"momentum": None}, r"be a number. Received: momentum=None"),
+        ({"momentum": [0.9]}, r"Received: momentum=\[0.9\]"),
+        ({"epsilon": "a"}, r"be a number. Received: epsilon=a"),
+        ({"virtual_batch_size": "a"}, r">= 1. Received: virtual_batch_size=a"),
+        ({"virtual_batch_size": [2]}, r"Received: virtual_batch_size=\[2\]"),
         ({"epsilon": -1}, r">= 0. Received: epsilon=-1"),
         ({"epsilon": float("inf")}, r"finite .* Received: epsilon=inf"),
         (

@@ -123,6 +123,32 @@ def test_options_of_ours_carry_over(options):
         np.testing.assert_array_equal(weight, theirs[weight.name])
 
 
+def test_what_has_no_configuration_carries_over():
+    class Twos(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return keras.ops.full(shape, 2, dtype)
+
+    def squares(beta):
+        return keras.ops.sum(beta**2)
+
+    def tripled(z):
+        return z * 3
+
+    parts = {"gamma_initializer": Twos(), "beta_regularizer": squares}
+    for norm in (
+        keras.layers.BatchNormalization(**parts),
+        OURS(activation=tripled, **parts),
+    ):
+        model = keras.Sequential([keras.Input((4,)), norm])
+        copied = keras_bn.convert(model).layers[-1]
+        assert isinstance(copied, OURS)
+        for name, part in parts.items():
+            assert getattr(copied, name) is part
+        np.testing.assert_array_equal(copied.gamma, 2)
+        x = np.ones((2, 4), "float32")
+        np.testing.assert_array_equal(copied(x), norm(x))
+
+
 def test_a_class_derived_from_a_bn_layer_stays():
     class Other(KERAS):
         pass

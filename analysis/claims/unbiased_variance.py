@@ -7,6 +7,8 @@ W u of the first hidden layer on training examples, and the true variance is
 that of all of them at once.
 """
 
+from typing import Literal
+
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +95,10 @@ def population_variance(x: Array, batch_size: int) -> NDArray[np.float64]:
 
 
 def moving_variance(
-    x: Array, batch_size: int, estimator: str, seed: int
+    x: Array,
+    batch_size: int,
+    estimator: Literal["biased", "unbiased"],
+    seed: int,
 ) -> NDArray[np.float64]:
     """What the layer's moving average is after `UPDATES` random batches."""
     layer = keras_bn.BatchNormalization(moving_variance_estimator=estimator)
