@@ -22,6 +22,12 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+@pytest.fixture(autouse=True)
+def forgotten_shapes():
+    """What XLA compiles depends on no test before."""
+    compiling._SHAPES.clear()
+
+
 @pytest.fixture
 def as_large(monkeypatch):
     """Runs small batches as large ones are run: compiled by XLA."""

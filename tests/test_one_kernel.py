@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from benchmarks import operations
 from keras_bn import BatchNormalization, ops
+from keras_bn.backend import compiling
 from tests import layers, versions
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
@@ -210,6 +211,21 @@ def test_xla_compiles_where_few_shapes_come(shape, training, compiled):
     must = any("_XlaMustCompile" in f.attr for f in graph.library.function)
     assert (may or must) == compiled
     assert may == (compiled and not training and shape[0] is None)
+
+
+def test_outside_graphs_xla_compiles_for_the_first_shapes_only():
+    def is_compiled(shape, axes=(0,)):
+        return compiling.worth_compiling(tf.zeros(shape), axes)
+
+    assert not is_compiled((2, 64))
+    sizes = range(4096, 4096 + compiling._MOST_SHAPES)
+    for _ in range(2):
+        assert all(is_compiled((size, 64)) for size in sizes)
+        assert not is_compiled((8192, 64))
+    assert is_compiled((8192, 65))
+    assert is_compiled((4, 4, 4096, 64), axes=(0, 1, 2))
+    run = tf.function(lambda x: compiling.worth_compiling(x, (0,)))
+    assert run(tf.zeros((8192, 64)))
 
 
 @pytest.mark.parametrize("activation", [None, "elu", "silu", "gelu"])

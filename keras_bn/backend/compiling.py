@@ -4,6 +4,7 @@
 By the size of a tensor, how much of its shape is known, and what it comes from.
 """
 
+import collections
 import contextlib
 import contextvars
 import dataclasses
@@ -31,6 +32,10 @@ _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 #: statistics are given. Of fewer its start takes too long; of more, XLA is as
 #: fast, and joins an activation of any kind.
 _WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
+#: Shapes, of as many features each, for which XLA compiles outside graphs:
+#: batches and last batches at a few resolutions.
+_MOST_SHAPES = 8
+_SHAPES: dict[Any, set[Any]] = collections.defaultdict(set)
 _COMPILING = contextvars.ContextVar("compiling", default=True)
 
 
@@ -167,7 +172,8 @@ def worth_compiling(
     """Whether XLA is to compile what is done to `x`.
 
     It does so for every shape anew, in half a second and more. Of a batch there
-    are few sizes; others that are unknown may take any value.
+    are few sizes; others that are unknown may take any value. Outside graphs
+    all are known, and those that come first are the few.
     """
     few_shapes = None not in x.shape[1:] or xla.compiles()
     if not _COMPILING.get() or not few_shapes or _has_tangent(x):
@@ -178,7 +184,18 @@ def worth_compiling(
         times = _TIMES_WITHOUT_SUMS
     elif isinstance(of_feature, int) and of_feature <= reductions.FEW:
         times = _TIMES_FOR_FEW
-    return _values(x) >= _WORTH_COMPILING * times
+    return _values(x) >= _WORTH_COMPILING * times and (
+        tf.is_symbolic_tensor(x) or _is_one_of_few(x, axes)
+    )
+
+
+def _is_one_of_few(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether an eager tensor's shape is among the first of its kind."""
+    features = (n for axis, n in enumerate(x.shape) if axis not in axes)
+    shapes = _SHAPES[x.dtype, tuple(axes), tuple(features)]
+    if len(shapes) < _MOST_SHAPES:
+        shapes.add(tuple(x.shape))
+    return tuple(x.shape) in shapes
 
 
 def _has_tangent(x: Tensor) -> bool:
