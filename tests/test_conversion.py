@@ -128,13 +128,14 @@ def test_what_has_no_configuration_carries_over():
         def __call__(self, shape, dtype=None):
             return keras.ops.full(shape, 2, dtype)
 
-    def squares(beta):
-        return keras.ops.sum(beta**2)
+    class Squares(keras.regularizers.Regularizer):
+        def __call__(self, x):
+            return keras.ops.sum(x**2)
 
     def tripled(z):
         return z * 3
 
-    parts = {"gamma_initializer": Twos(), "beta_regularizer": squares}
+    parts = {"gamma_initializer": Twos(), "beta_regularizer": Squares()}
     for norm in (
         keras.layers.BatchNormalization(**parts),
         OURS(activation=tripled, **parts),
