@@ -88,22 +88,20 @@ def _require_known(options: Collection[str]) -> None:
 def _config(
     layer: Layer, made_by: type[Layer], options: dict[str, Any]
 ) -> dict[str, Any]:
-    config = {**layer.get_config(), **_parts(layer), **options}
+    """What `layer` was made with, and options in place of that.
+
+    Objects as they are, as some have no configuration; but an activation that
+    is a layer, with weights of its own, is made anew.
+    """
+    names = ("name", "trainable", *_PARAMETERS)
+    config = {n: getattr(layer, n) for n in names if hasattr(layer, n)}
+    config["dtype"] = layer.dtype_policy
+    if isinstance(config.get("activation"), keras.layers.Layer):
+        config["activation"] = keras.activations.serialize(layer.activation)
+    config.update(options)
     if made_by is keras.layers.BatchNormalization:
         _drop_our_options(layer, config)
     return config
-
-
-def _parts(layer: Layer) -> dict[str, Any]:
-    """What may have no configuration, as it is.
-
-    An activation that is a layer has one, and weights of its own.
-    """
-    suffixes = ("_initializer", "_regularizer", "_constraint")
-    names = [name for name in _PARAMETERS if name.endswith(suffixes)]
-    if inspect.isroutine(getattr(layer, "activation", None)):
-        names.append("activation")
-    return {name: getattr(layer, name) for name in names}
 
 
 def _drop_our_options(layer: Layer, config: dict[str, Any]) -> None:
