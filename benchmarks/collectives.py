@@ -45,7 +45,7 @@ def worker(output: str) -> None:
             steps=FLAGS.steps,
         )
         training.start(recipe)
-        strategy = strategies.make("multiworker")
+        strategy = strategies.make("multiworker", 0)
         dataset = digits.load()
         with strategy.scope():
             model = training.build_model(
@@ -106,17 +106,10 @@ def main(_: list[str]) -> None:
     if FLAGS.worker:
         worker(FLAGS.worker)
         return
-    from tests.faults import processes
-
-    workers = [f"localhost:{port}" for port in processes.free_ports(2)]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.json" for i in range(2)]
         running = []
-        for index, file in enumerate(files):
-            config = {
-                "cluster": {"worker": workers},
-                "task": {"type": "worker", "index": index},
-            }
+        for file, added in zip(files, measure.cluster(2), strict=True):
             running.append(
                 subprocess.Popen(
                     [
@@ -124,7 +117,7 @@ def main(_: list[str]) -> None:
                         f"--worker={file}",
                         f"--steps={FLAGS.steps}",
                     ],
-                    env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                    env={**os.environ, **added},
                 )
             )
         _wait_for_all(running)

@@ -6,10 +6,12 @@ ratios within one process are reported as results.
 """
 
 import concurrent.futures
+import json
 import multiprocessing
 import os
 import platform
 import random
+import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -65,6 +67,27 @@ def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
         max_workers=1, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def cluster(processes: int) -> list[dict[str, str]]:
+    """What to add to the environment of each of several processes.
+
+    `TF_CONFIG`, by which TensorFlow makes them one cluster on this machine.
+    """
+    sockets = [socket.socket() for _ in range(processes)]
+    try:
+        for each in sockets:
+            each.bind(("localhost", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+    workers = {"worker": [f"localhost:{port}" for port in ports]}
+    tasks = [{"type": "worker", "index": i} for i in range(processes)]
+    return [
+        {"TF_CONFIG": json.dumps({"cluster": workers, "task": task})}
+        for task in tasks
+    ]
 
 
 def environment() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import keras
 
 from keras_bn import (
     arguments,
+    masks,
     moving_averages,
     ops,
     renorm as batch_renorm,
@@ -353,7 +354,7 @@ class BatchNormalization(keras.layers.Layer):
         """Normalizes `inputs`; see the class."""
         ops.require_dense(inputs)
         if mask is not None:
-            _require_aligned(mask, inputs)
+            masks.require_aligned(mask, inputs)
         if training and self.trainable:
             outputs = self._normalize_and_follow(inputs, mask)
         else:
@@ -380,7 +381,7 @@ class BatchNormalization(keras.layers.Layer):
     def _normalize_and_follow(
         self, inputs: Tensor, mask: Tensor | None
     ) -> Tensor:
-        mask = _expanded(mask)
+        mask = masks.expanded(mask)
         if self.renorm:
             after = self.activation
             batch = self._normalize(inputs, mask, None, None)
@@ -588,29 +589,3 @@ class BatchNormalization(keras.layers.Layer):
             else keras.activations.serialize(self.activation)
         )
         return config
-
-
-def _require_aligned(mask: Tensor, inputs: Tensor) -> None:
-    """Raises `ValueError` unless it is a mask of all axes but the last."""
-    if getattr(mask.shape, "rank", 0) is None:
-        return  # Only the graph knows once it runs.
-    if len(mask.shape) != len(inputs.shape) - 1:
-        raise ValueError(
-            "mask must have one axis less than the input. Received: "
-            f"mask.shape={tuple(mask.shape)}, "
-            f"inputs.shape={tuple(inputs.shape)}"
-        )
-    for size, whole in zip(mask.shape, inputs.shape, strict=False):
-        if None not in (size, whole) and size not in (1, whole):
-            raise ValueError(
-                "mask must broadcast to the input without its last axis. "
-                f"Received: mask.shape={tuple(mask.shape)}, "
-                f"inputs.shape={tuple(inputs.shape)}"
-            )
-
-
-def _expanded(mask: Tensor | None) -> Tensor | None:
-    """Keras' mask, which lacks the last axis, as one that broadcasts."""
-    if mask is None:
-        return None
-    return keras.ops.cast(keras.ops.expand_dims(mask, -1), "bool")

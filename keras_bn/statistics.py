@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_bn import moving_averages
+from keras_bn import masks, moving_averages
 
 Tensor = Any
 
@@ -84,8 +84,7 @@ def of_values(
 
     def total(values: Tensor) -> Tensor:
         if mask is not None:
-            counts = keras.ops.cast(keras.ops.expand_dims(mask, -1), "bool")
-            values = keras.ops.where(counts, values, 0.0)
+            values = keras.ops.where(masks.expanded(mask), values, 0.0)
         return keras.ops.sum(values, axes, keepdims=True)
 
     count = total(keras.ops.ones_like(x))

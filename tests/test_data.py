@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from keras_bn import data
-from keras_bn.data import arrays
-from keras_bn.data.arrays import ArrayDataset, BatchOrder, DataError
+from keras_bn.data import batch_order
+from keras_bn.data.arrays import ArrayDataset
+from keras_bn.data.batch_order import BatchOrder
+from keras_bn.data.errors import DataError
 from tests import archives
 
 #: Twenty test images of MNIST's form, and their labels 0 to 9.
@@ -238,7 +240,7 @@ def test_an_order_takes_no_memory_before_it_is_asked_for():
 
 @pytest.mark.parametrize("shuffle", ["within", "shards"])
 def test_without_files_shards_are_alike_for_every_seed(shuffle, monkeypatch):
-    monkeypatch.setattr(arrays, "SHARD_SIZE", 4)
+    monkeypatch.setattr(batch_order, "SHARD_SIZE", 4)
     orders = [
         BatchOrder(examples=12, batch_size=4, seed=seed, shuffle=shuffle)
         for seed in range(20)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bn import data
+from keras_bn import counting, data
 from keras_bn.data import (
     augment,
     decoding,
@@ -20,7 +20,7 @@ from keras_bn.data import (
     verification,
     views,
 )
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 from tests import archives, pictures
 
 
@@ -378,7 +378,7 @@ def test_a_check_counts_where_it_takes_long(tiny, monkeypatch, capfd):
     assert "checking" not in capfd.readouterr().err
     clock = iter(range(0, 1000, 2))
     monkeypatch.setattr(
-        verification, "time", SimpleNamespace(monotonic=clock.__next__)
+        counting, "time", SimpleNamespace(monotonic=clock.__next__)
     )
     monkeypatch.setattr(verification, "CHUNK", 4)
     data.load("image_folder", data_dir=path, image_size=8)

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.callbacks import sets
 from keras_bn import data, recipes
-from keras_bn.data import arrays, augment
+from keras_bn.data import augment, batch_order
 from keras_bn.models import blocks
 from keras_bn.models.inception import BLOCKS, SMALLEST_MAPS, TABLES
 from keras_bn.recipes import Recipe
@@ -233,7 +233,7 @@ def test_choices_are_those_that_there_are():
         "table": TABLES,
         "per_activation_blocks": [block.name for block in BLOCKS],
         "distortion": augment.DISTORTIONS,
-        "shuffle": arrays.SHUFFLES,
+        "shuffle": batch_order.SHUFFLES,
         "measures": sets.MEASURES,
     }
     for name, definition in definitions.items():

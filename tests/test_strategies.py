@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two devices and two processes do what one device does."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from analysis import event_file
+from benchmarks import measure
 from keras_bn.backend import strategies
 from tests.faults import processes
 
@@ -82,17 +82,11 @@ def test_two_devices_are_measured_too(tmp_path):
 @pytest.mark.slow
 def test_two_processes(tmp_path, one_device):
     expected, dtype = one_device
-    workers = [f"localhost:{port}" for port in processes.free_ports(2)]
     paths = [tmp_path / f"{index}.npz" for index in range(2)]
-    running = []
-    for index, path in enumerate(paths):
-        config = {
-            "cluster": {"worker": workers},
-            "task": {"type": "worker", "index": index},
-        }
-        running.append(
-            start("multiworker", dtype, path, TF_CONFIG=json.dumps(config))
-        )
+    running = [
+        start("multiworker", dtype, path, **environment)
+        for path, environment in zip(paths, measure.cluster(2), strict=True)
+    ]
     results = trained(paths, running)
     for result in results:
         assert_close(result, expected, dtype)
@@ -117,10 +111,10 @@ def test_a_cluster_must_be_described(monkeypatch, config):
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match="needs the environment variable"):
-        strategies.make("multiworker")
+        strategies.make("multiworker", 0)
 
 
 def test_a_started_processor_cannot_be_split_further():
     np.asarray(strategies.tf.zeros(1))
     with pytest.raises(ValueError, match="Received: replicas=64"):
-        strategies.make("mirrored", replicas=64)
+        strategies.make("mirrored", 64)

@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 from keras_bn import data
-from keras_bn.data import sharding
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
+from keras_bn.data.tfrecords import sharding
 from tests import pictures
 from tests.test_images import assert_same, batches, damaged_tables
 
@@ -122,7 +122,7 @@ def shard_of(row):
 
 @pytest.mark.parametrize("shuffle", ["within", "shards"])
 def test_shards_stay_together_unless_all_are_mixed(shuffle):
-    from keras_bn.data.arrays import BatchOrder
+    from keras_bn.data.batch_order import BatchOrder
 
     order = BatchOrder(
         examples=12,
@@ -533,7 +533,7 @@ def test_the_command_cleans_up_when_it_is_terminated(source, tmp_path):
     target = tmp_path / "out"
     script = (
         "import runpy, time\n"
-        "from keras_bn.data import sharding\n"
+        "from keras_bn.data.tfrecords import sharding\n"
         "examples = sharding._examples\n"
         "def slow(*arguments):\n"
         "    for example in examples(*arguments):\n"

@@ -14,7 +14,7 @@ import tensorflow as tf
 from analysis import callbacks, event_file, summaries
 from keras_bn import training
 from keras_bn.backend import checkpoints, diagnosis, execution
-from keras_bn.data.arrays import BatchOrder
+from keras_bn.data.batch_order import BatchOrder
 from keras_bn.run_folder import RunFolder
 from keras_bn.training import loop, runs, signals
 

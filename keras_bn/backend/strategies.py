@@ -23,7 +23,8 @@ PROCESS_LOST = (
 )
 
 
-def make(name: str, *, replicas: int = 0) -> Strategy:
+@functools.cache
+def make(name: str, replicas: int, /) -> Strategy:
     """The strategy of that name; one and the same for a whole process.
 
     Must come before anything else of TensorFlow where `replicas` splits the
@@ -39,11 +40,6 @@ def make(name: str, *, replicas: int = 0) -> Strategy:
         ValueError: If the machine lacks the devices, or `TF_CONFIG` is not
             as TensorFlow documents it.
     """
-    return _made(name, replicas)
-
-
-@functools.cache
-def _made(name: str, replicas: int) -> Strategy:
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "multiworker":

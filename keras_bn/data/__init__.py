@@ -4,8 +4,9 @@
 from pathlib import Path
 from typing import Any
 
-from keras_bn.data import cifar10, digits, image_folder, mnist
-from keras_bn.data.arrays import ArrayDataset, DataError
+from keras_bn.data import cifar10, digits, image_folder, mnist, tfrecords
+from keras_bn.data.arrays import ArrayDataset
+from keras_bn.data.errors import DataError
 
 __all__ = ["FLAT", "ArrayDataset", "DataError", "load"]
 
@@ -41,9 +42,6 @@ def load(
         return digits.load()
     if name == "mnist":
         return mnist.load(data_dir)
-    # Here, as `python -m keras_bn.data.tfrecords` would load it twice.
-    from keras_bn.data import tfrecords
-
     loaders: dict[str, Any] = {
         "cifar10": cifar10.load,
         "image_folder": image_folder.load,

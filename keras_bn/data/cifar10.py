@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_bn.data import image_folder
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 from keras_bn.data.images import ImageDataset
 
 ARCHIVE = "cifar10-jpeg.zip"

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from keras_bn.data import records, verification
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 from keras_bn.data.images import ImageDataset
 from keras_bn.writing import replacing
 

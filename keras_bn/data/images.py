@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from keras_bn.arguments import one_of
 from keras_bn.data import augment, reading, resident, views
-from keras_bn.data.arrays import BatchOrder, identity_of, share
+from keras_bn.data.arrays import identity_of
+from keras_bn.data.batch_order import BatchOrder, share
 from keras_bn.data.records import Images
 
 #: Test images that a network is looked at with.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 

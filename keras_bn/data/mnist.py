@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_bn.data import files
-from keras_bn.data.arrays import ArrayDataset, DataError, binary_rows
+from keras_bn.data.arrays import ArrayDataset, binary_rows
+from keras_bn.data.errors import DataError
 
 FILE = "mnist.npz"
 NAMES = ("x_train", "y_train", "x_test", "y_test")

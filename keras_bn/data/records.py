@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_bn.data import files, layout
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 from keras_bn.errors import some
 
 #: Most bytes of one image, and most pixels: beyond, it is no photograph but

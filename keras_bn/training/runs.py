@@ -11,7 +11,7 @@ import keras
 from keras_bn import models
 from keras_bn.backend import checkpoints, execution, strategies
 from keras_bn.data import FLAT
-from keras_bn.data.arrays import require_batch_fits
+from keras_bn.data.batch_order import require_batch_fits
 from keras_bn.errors import reason
 from keras_bn.population import PopulationStatistics
 from keras_bn.recipes import Recipe
@@ -102,7 +102,7 @@ def start(recipe: Recipe) -> tuple[str, bool]:
     Raises:
         ValueError: If the machine lacks the devices, or `TF_CONFIG` is wrong.
     """
-    strategy = _strategy(recipe)
+    strategy = strategies.make(recipe.strategy, recipe.replicas)
     return strategies.describe(strategy), strategies.is_chief(strategy)
 
 
@@ -195,7 +195,7 @@ def run(
         RunFolderError: If the run in the folder has trained on other data.
     """
     check(recipe, dataset)
-    strategy = _strategy(recipe)
+    strategy = strategies.make(recipe.strategy, recipe.replicas)
     keras.utils.set_random_seed(recipe.seed)
     if folder:
         folder.take_data(dataset.identity())
@@ -260,7 +260,3 @@ class _Statistics(PopulationStatistics):
                 "smaller learning_rate may keep them finite. Received: "
                 f"learning_rate={float(rate):g}"
             ) from error
-
-
-def _strategy(recipe: Recipe) -> Any:
-    return strategies.make(recipe.strategy, replicas=recipe.replicas)

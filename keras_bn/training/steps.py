@@ -7,7 +7,7 @@ import keras
 
 from keras_bn.backend import execution
 from keras_bn.data import ArrayDataset
-from keras_bn.data.arrays import BatchOrder
+from keras_bn.data.batch_order import BatchOrder
 from keras_bn.data.images import ImageDataset
 from keras_bn.recipes import Recipe
 

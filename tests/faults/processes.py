@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`train.py` in processes of their own, to be hurt."""
 
-import json
 import os
+import random
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from analysis import event_file
+from benchmarks import measure
 
 ROOT = Path(__file__).parents[2]
 #: A run of a few seconds with everything in it: two measures, evaluations,
@@ -54,36 +54,17 @@ def start(logdir, *flags, environment=None, largest_file=None):
 
 def start_cluster(logdir, *flags, each=((), ())):
     """Starts a run in several processes, which have flags of their own too."""
-    count = len(each)
-    workers = [f"localhost:{port}" for port in free_ports(count)]
-    processes = []
-    for index in range(count):
-        config = {
-            "cluster": {"worker": workers},
-            "task": {"type": "worker", "index": index},
-        }
-        environment = {"TF_CONFIG": json.dumps(config)}
-        processes.append(
-            start(
-                logdir,
-                "--strategy=multiworker",
-                *(*flags, *each[index]),
-                environment=environment,
-            )
+    return [
+        start(
+            logdir,
+            "--strategy=multiworker",
+            *(*flags, *its_own),
+            environment=environment,
         )
-    return processes
-
-
-def free_ports(count):
-    """Numbers of ports that nothing listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        for its_own, environment in zip(
+            each, measure.cluster(len(each)), strict=True
+        )
+    ]
 
 
 def end(process, *, seconds=120):
@@ -145,3 +126,21 @@ def assert_same_weights(first, second):
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def kill_until_done(logdir, *, seed, between, most):
+    """Kills a run at random moments, up to so often; how often it did."""
+    moments = random.Random(seed)
+    kills = 0
+    while True:
+        process = start(logdir, "--resume")
+        if kills < most:
+            time.sleep(moments.uniform(*between))
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+                kills += 1
+                continue
+        code, _, errors = end(process)
+        assert code == 0, errors
+        return kills

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from tests.faults import processes, test_lost_processes
+from tests.faults import processes
 
 FLAGS = flags.FLAGS
 
@@ -23,7 +23,7 @@ def main(_: list[str]) -> None:
         seed = 0
         while hits < FLAGS.kills:
             logdir = Path(folder) / f"seed{seed}"
-            hits += test_lost_processes.kill_until_done(
+            hits += processes.kill_until_done(
                 logdir,
                 seed=seed,
                 between=tuple(map(float, FLAGS.seconds)),

@@ -3,7 +3,6 @@
 
 import json
 import os
-import random
 import signal
 import time
 
@@ -27,7 +26,9 @@ def whole(tmp_path_factory):
 
 def test_kills_at_random_moments_leave_no_trace(tmp_path, whole):
     """See also `make soak`, which kills hundreds of times."""
-    kills = kill_until_done(tmp_path, seed=0, between=(2.5, 5.0), most=4)
+    kills = processes.kill_until_done(
+        tmp_path, seed=0, between=(2.5, 5.0), most=4
+    )
     assert kills
     processes.assert_same_run(tmp_path, whole)
 
@@ -45,24 +46,6 @@ def test_a_kill_before_the_first_checkpoint_doubles_nothing(tmp_path, whole):
     code, _, _ = processes.end(processes.start(tmp_path, "--resume"))
     assert code == 0
     processes.assert_same_run(tmp_path, whole)
-
-
-def kill_until_done(logdir, *, seed, between, most):
-    """Kills a run at random moments, up to so often; how often it did."""
-    moments = random.Random(seed)
-    kills = 0
-    while True:
-        process = processes.start(logdir, "--resume")
-        if kills < most:
-            time.sleep(moments.uniform(*between))
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-                kills += 1
-                continue
-        code, _, errors = processes.end(process)
-        assert code == 0, errors
-        return kills
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

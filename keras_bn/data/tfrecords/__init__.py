@@ -1,41 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in TFRecord shards, as ImageNet is commonly kept.
-
-    python -m keras_bn.data.tfrecords SRC DST --shards=128
-
-SRC is a folder or a zip archive of images (docs/data.md). DST gets
-`train-00000-of-00128` ..., `validation-...` and `classes.txt`. Shards that are
-there and whole are left as they are, so that an interrupted conversion goes
-on. The field names are those of the common ImageNet shards; labels count from
-0, unless `--first_label=1`.
-"""
+"""Images in TFRecord shards, as ImageNet is commonly kept."""
 
 import collections
 import logging
 import re
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
 from numpy.typing import NDArray
 
-from keras_bn.command_line import Command
 from keras_bn.counting import Counter
-from keras_bn.data import files, records, sharding, verification
-from keras_bn.data.arrays import DataError
+from keras_bn.data import files, records, verification
+from keras_bn.data.errors import DataError
 from keras_bn.data.images import ImageDataset
 from keras_bn.data.reading import ENCODED
 from keras_bn.data.records import Images
-from keras_bn.data.sharding import CLASSES, COUNTS
+from keras_bn.data.tfrecords import sharding
+from keras_bn.data.tfrecords.sharding import CLASSES, COUNTS
 from keras_bn.errors import reason, some
 
-FLAGS = flags.FLAGS
 _LOG = logging.getLogger(__name__)
 #: Field names of the common ImageNet TFRecords.
 FEATURES = {**ENCODED, "image/class/label": tf.io.FixedLenFeature([], tf.int64)}
@@ -205,39 +191,3 @@ def _classes(folder: Path, labels: NDArray[np.int64]) -> tuple[int, int]:
             f"labels {smallest} to {largest}"
         )
     return classes, first
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-def _terminate(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # What is begun is tidied up.
-    raise _Terminated
-
-
-def main(source: str, target: str) -> int:
-    """Converts, says how many images there are; returns the exit code."""
-    earlier = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        counts = sharding.write(
-            source,
-            target,
-            shards=FLAGS.shards,
-            first_label=FLAGS.first_label,
-            seed=FLAGS.seed,
-        )
-        print(", ".join(f"{name}: {n:,}" for name, n in counts.items()))
-    except _Terminated:
-        print("tfrecords: ended by SIGTERM", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
-    return 0
-
-
-if __name__ == "__main__":
-    flags.DEFINE_integer("shards", 16, "training shards", lower_bound=1)
-    flags.DEFINE_integer("first_label", 0, "label of the first class", 0, 1)
-    flags.DEFINE_integer("seed", 0, "of the order of the images")
-    Command("tfrecords", main, ("SRC", "DST")).run()

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_bn.counting import Counter
 from keras_bn.data import files, records, verification
-from keras_bn.data.arrays import DataError
+from keras_bn.data.errors import DataError
 from keras_bn.errors import reason
 from keras_bn.writing import TEMPORARY, replacing, write_json
 
