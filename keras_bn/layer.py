@@ -471,11 +471,13 @@ class BatchNormalization(keras.layers.Layer):
             keras.ops.maximum(self.renorm_stddev.value, self.epsilon**0.5),
             clipping=self.renorm_clipping or {},
         )
+        scale, shift = r, d
+        if self.gamma is not None:
+            scale, shift = r * self.gamma, d * self.gamma
+        if self.beta is not None:
+            shift = shift + self.beta
         return ops.scale_and_shift(
-            ops.scale_and_shift(batch.outputs, r, d, axes=self._reduction_axes),
-            self.gamma,
-            self.beta,
-            axes=self._reduction_axes,
+            batch.outputs, scale, shift, axes=self._reduction_axes
         )
 
     def _follow(self, batch: _Batch) -> None:
