@@ -30,8 +30,6 @@ STATISTICS = {
     "distance": "relative change of the gradient",
     "cosine": "cosine of the gradients",
 }
-
-
 #: What is trained, in full and small.
 NETWORKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Fig. 1": (

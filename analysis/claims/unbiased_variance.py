@@ -3,9 +3,9 @@
 
 Section 3.1: Var[x] = m/(m-1) E_B[var_B], an expectation over training batches
 of m examples; moving averages only follow it. The values are the pre-activation
-W u of the first hidden layer on training examples. Estimated on one half of
-them and compared with the variance of the other half, for several ways to halve
-them: no estimate has seen what it is measured against.
+W u of the first hidden layer on training examples. One half of them gives the
+estimates, the other the true variance, so that none is measured against what it
+has seen; means are over several ways to halve them.
 """
 
 import keras
@@ -124,8 +124,8 @@ def moving_variances(
 ) -> NDArray[np.float64]:
     """What our layer keeps of random batches: unbiased and biased.
 
-    By NumPy, as thousands of features are followed; a test holds the layer to
-    it.
+    By NumPy, as that is faster for so many features; a test holds the layer
+    to it.
 
     Returns:
         `[2, features]`.

@@ -25,13 +25,13 @@ from keras_bn import ops
 
 EPSILON = 1e-3
 BLOCKS = ("hidden2", "hidden3")
-SHAPE = "change of shape"
 QUANTILES = np.linspace(0.02, 0.98, 49)
 
 
 def measure(setting: Setting) -> Result:
     """What b does, and how training changes the shapes of u and W u."""
     figures = effect_of_bias(setting.seed)
+    ratios = []
     for norm, side in training.SIDES.items():
         recipe = training.recipe(setting, norm=norm)
         inputs = setting.runs.dataset(recipe.dataset).x_test
@@ -40,16 +40,12 @@ def measure(setting: Setting) -> Result:
         changes = np.abs(last - first).mean(axis=(2, 3))
         rows = [*changes, changes.mean(axis=0)]
         for place, (u, wu) in zip([*BLOCKS, "mean"], rows, strict=True):
-            figures[f"{SHAPE} of u, {place}, {side}"] = u
-            figures[f"{SHAPE} of W u, {place}, {side}"] = wu
+            figures[f"change of shape of u, {place}, {side}"] = u
+            figures[f"change of shape of W u, {place}, {side}"] = wu
+            ratios.append(f"{u / wu:.1f} ({place}, {side})")
     return Result(
         figures=figures,
-        note="u's over W u's: "
-        + ", ".join(
-            f"{figures[f'{SHAPE} of u, {place}'] / value:.1f} ({place})"
-            for name, value in figures.items()
-            if (place := name.removeprefix(f"{SHAPE} of W u, ")) != name
-        ),
+        note=f"change of u's shape over W u's: {', '.join(ratios)}",
     )
 
 
@@ -116,8 +112,8 @@ def holds(figures: Figures) -> bool:
         and figures["|dl/db| over |dl/dbeta|"] < 1e-12
         and figures["|dl/dbeta - sum of dl/dy|"] < 1e-12
         and all(
-            figures[f"{SHAPE} of u, mean, {side}"]
-            > figures[f"{SHAPE} of W u, mean, {side}"]
+            figures[f"change of shape of u, mean, {side}"]
+            > figures[f"change of shape of W u, mean, {side}"]
             for side in training.SIDES.values()
         )
     )
