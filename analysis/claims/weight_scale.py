@@ -48,7 +48,8 @@ def measure(setting: Setting) -> Result:
     return Result(
         figures=figures,
         note="eps breaks it where a^2 Var[Wu] comes near eps: small weights "
-        "are not normalized to variance 1",
+        "are not normalized to variance 1; W grows less with BN at rates "
+        + ", ".join(f"{rate:g}" for rate in RATES if _less(figures, rate)),
     )
 
 
@@ -88,6 +89,14 @@ def growth(setting: Setting, recipe: Recipe) -> float:
     return scalars.mean(np.divide(norms[1], norms[0]))
 
 
+def _less(figures: Figures, rate: float) -> bool:
+    ours, plain = (
+        figures[f"growth of W at rate {rate:g}, {side}"]
+        for side in training.SIDES.values()
+    )
+    return ours < plain
+
+
 def holds(figures: Figures) -> bool:
     """Whether they are what is expected."""
     scaled = "change of z, eps = 1e-3, a = "
@@ -97,11 +106,7 @@ def holds(figures: Figures) -> bool:
         and figures["change of a dz/d(aW), eps = 0"] < 1e-9
         and figures[f"{scaled}{FACTORS[0]:g}"] > 0.1
         and figures[f"{scaled}{FACTORS[-1]:g}"] < 1e-3
-        and all(
-            figures[f"growth of W at rate {rate:g}, with BN"]
-            < figures[f"growth of W at rate {rate:g}, without BN"]
-            for rate in RATES
-        )
+        and all(_less(figures, rate) for rate in RATES)
     )
 
 
@@ -110,9 +115,10 @@ CLAIM = Claim(
     title="larger learning rates: the scale of W does not matter",
     section="3.3",
     expected="at eps = 0 z and dz/du do not depend on a, dz/d(aW) is 1/a "
-    "(1e-9), a from 1e-3 to 1e3; at rates 0.1, 0.5 and 3 weights grow less "
-    "than without BN",
+    "(1e-9), a from 1e-3 to 1e3; at rates 0.1, 0.5 and 3 W grows less than "
+    "without BN",
     measure=measure,
     holds=holds,
+    not_seen=True,
     trains=True,
 )
