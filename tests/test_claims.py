@@ -2,17 +2,20 @@
 """Each claim against what NumPy says in float64, or against its equation."""
 
 import dataclasses
+import functools
 import json
 import math
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import keras_bn
 from analysis import readers, report
 from analysis.claims import (
     __main__,
@@ -42,6 +45,7 @@ from keras_bn.recipes import Recipe
 from tests.reference import batch_norm as reference, population
 
 SEEDS = (0, 1, 2)
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +68,22 @@ def setting(runs, monkeypatch):
             batch_size=20,
             steps=40 + recipe.steps // 250,
             evaluate_every=10,
+            measure_every=20,
         )
 
     monkeypatch.setattr(training, "recipe", small)
+    monkeypatch.setattr(dropout_and_initialisation, "RATES", (0.1,))
+    monkeypatch.setattr(faster_training, "RATES", (0.1, 3.0))
     return Setting(runs=runs)
 
 
 def arithmetic(seed):
     """A setting of claims that train nothing."""
     return Setting(runs=None, seed=seed)
+
+
+def holds(number, result):
+    return CLAIMS[number].holds(result.figures)
 
 
 def test_there_is_a_claim_for_each_number():
@@ -88,7 +99,7 @@ def test_there_is_a_claim_for_each_number():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_claims_of_arithmetic_hold(number, seed):
     result = CLAIMS[number].measure(arithmetic(seed))
-    assert result.holds, result
+    assert holds(number, result), result
 
 
 # 1 and 2
@@ -109,7 +120,7 @@ def test_1_sees_statistics_of_the_wrong_axis(monkeypatch):
     monkeypatch.setattr(
         z_score.ops, "batch_norm", lambda x, **o: wrong(x, **{**o, "axes": 1})
     )
-    assert not CLAIMS[1].measure(arithmetic(0)).holds
+    assert not holds(1, CLAIMS[1].measure(arithmetic(0)))
 
 
 def test_2_another_gamma_is_no_identity(monkeypatch):
@@ -169,7 +180,23 @@ def test_6_the_division_slows_b_where_the_std_is_large(monkeypatch):
     monkeypatch.setattr(section2, "data", lambda _: (10 * v, t))
     result = CLAIMS[6].measure(arithmetic(0))
     assert result.figures["speed with division by std"] < 1
-    assert not result.holds
+    assert not holds(6, result)
+
+
+def test_6_elsewhere_w_is_driven_through_0(monkeypatch):
+    """Where mean(t v) is below the deviation of v, as of a centred input."""
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(section2.EXAMPLES, section2.UNITS))
+    v = 0.5 * (v - v.mean(0)) / v.std(0)
+    t = rng.normal(1, 0.3, v.shape)
+    assert (np.mean(t * v, axis=0) < v.std(0)).all()
+    monkeypatch.setattr(section2, "data", lambda _: (v, t))
+    layer = section2.Layer(scaled=True, learns_weight=True)
+    path = section2.descend(layer, 0)
+    assert (path.w.min(0) < 0).any()
+    assert np.abs(path.w).min() < 0.02
+    assert np.abs(path.w).max() > 20
+    assert np.ptp(path.loss) > 0.1
 
 
 @pytest.mark.parametrize("number", [4, 5, 6])
@@ -205,7 +232,7 @@ def test_7_sees_a_gradient_that_takes_statistics_for_constants(monkeypatch):
         return ops.apply_statistics(x, mean, variance, gamma, beta, axes=0)
 
     monkeypatch.setattr(hand_written_gradients, "batch_norm", constant)
-    assert not CLAIMS[7].measure(arithmetic(0)).holds
+    assert not holds(7, CLAIMS[7].measure(arithmetic(0)))
     assert original is not constant
 
 
@@ -275,7 +302,8 @@ def test_8_the_estimate_is_algorithm_2(values, size):
 
 def test_8_is_unbiased_at_every_batch_size(values, monkeypatch):
     monkeypatch.setattr(unbiased_variance, "UPDATES", 200)
-    found = unbiased_variance.errors(values, 0)
+    truth = values.var(0, np.float64, ddof=1)
+    found = unbiased_variance.errors(values, truth, 0)
     sizes = np.array(unbiased_variance.SIZES)
     unbiased, biased, *moving = (each.mean(1) for each in found.values())
     np.testing.assert_allclose(unbiased, 0, atol=0.03)
@@ -283,9 +311,33 @@ def test_8_is_unbiased_at_every_batch_size(values, monkeypatch):
     assert len(moving) == 2
 
 
+def test_8_the_layer_keeps_this_moving_average(values, monkeypatch):
+    monkeypatch.setattr(unbiased_variance, "UPDATES", 20)
+    found = unbiased_variance.moving_variances(values, 16, 0)
+    for estimator, expected in zip(("unbiased", "biased"), found, strict=True):
+        layer = keras_bn.BatchNormalization(moving_variance_estimator=estimator)
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            layer(values[rng.integers(0, len(values), 16)], training=True)
+        np.testing.assert_allclose(layer.moving_variance, expected, rtol=1e-5)
+
+
+def test_8_no_half_is_measured_against_itself(monkeypatch):
+    monkeypatch.setattr(unbiased_variance, "SIZES", (2, 4))
+    monkeypatch.setattr(unbiased_variance, "HALVINGS", 3)
+    x = np.random.default_rng(0).normal(5, 2, (23, 2)).astype(np.float32)
+    ones, truth = unbiased_variance.halves(x, 0)
+    assert ones.shape == (8, 6)
+    for i, variance in enumerate(np.split(truth, 3)):
+        half = ones[:, 2 * i : 2 * i + 2]
+        other = [row for row in x if not (row == half).all(1).any()]
+        assert len(other) == 23 - 8
+        np.testing.assert_allclose(np.var(other, 0, ddof=1), variance, 1e-5)
+
+
 def test_8_is_drawn_from_what_was_measured(values, monkeypatch):
     monkeypatch.setattr(unbiased_variance, "UPDATES", 1)
-    monkeypatch.setattr(unbiased_variance, "SIZES", (2, 512))
+    monkeypatch.setattr(unbiased_variance, "SIZES", (2, 256))
     monkeypatch.setattr(unbiased_variance, "values", lambda _: values)
     result = unbiased_variance.measure(arithmetic(0))
     monkeypatch.delattr(unbiased_variance, "errors")
@@ -314,7 +366,7 @@ def test_3_the_bias_is_useless_and_beta_is_not(seed):
 
 def test_9_folds_to_the_same_network(setting):
     result = train_freeze_fold.measure(setting)
-    assert result.holds, result
+    assert holds(9, result), result
     assert result.figures["BN layers trained"] == 3
 
 
@@ -326,14 +378,14 @@ def test_10_statistics_of_the_target_undo_a_change_of_contrast(
     found = tied_to_statistics.accuracies(setting)
     assert list(found) == ["clean", "contrast"]
     clean, contrast = found["clean"], found["contrast"]
-    assert contrast[0] < clean[0] - 0.1
-    assert contrast[1] == pytest.approx(clean[1], abs=0.05)
+    assert contrast[1] < clean[1] - 0.1
+    assert contrast[2] == pytest.approx(clean[2], abs=0.05)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_13_gradients_grow_as_the_theory_says(seed):
     found = singular_values.growth_per_layer(seed)
-    assert found == pytest.approx(math.pi / (math.pi - 1), rel=0.1)
+    assert found == pytest.approx(math.pi / (math.pi - 1), rel=0.02)
 
 
 def test_13_squares_are_those_of_the_matrices(setting):
@@ -368,7 +420,7 @@ def test_14_whitened_values_have_the_covariance_i():
 
 def test_15_reads_what_the_callback_wrote(setting):
     result = covariate_shift.measure(setting)
-    assert len(result.figures) == 8
+    assert len(result.figures) == 16
     assert all(np.isfinite(list(result.figures.values())))
 
 
@@ -388,12 +440,12 @@ def test_16_steps_are_the_first_at_the_threshold(setting):
 def test_16_is_not_faster_where_neither_gets_there(setting, monkeypatch):
     monkeypatch.setattr(faster_training, "THRESHOLDS", {"digits": (1.1,)})
     result = faster_training.measure(setting)
-    assert result.figures["batch, rate 0.1: steps to 110%"] == math.inf
-    assert result.figures["none, rate 0.1: steps to 110%"] == math.inf
-    assert not result.holds
+    for side in training.SIDES.values():
+        assert result.figures[f"best rate, {side}: steps to 110%"] == math.inf
+    assert not holds(16, result)
 
 
-@pytest.mark.parametrize(("number", "panels"), [(10, 1), (16, 1), (17, 2)])
+@pytest.mark.parametrize(("number", "panels"), [(10, 1), (16, 2), (17, 2)])
 def test_networks_are_drawn_from_what_was_measured(
     setting, number, panels, monkeypatch
 ):
@@ -403,11 +455,164 @@ def test_networks_are_drawn_from_what_was_measured(
     assert len(result.draw().axes) == panels
 
 
+def test_17_takes_the_best_rate_of_each_width(monkeypatch):
+    accuracies = {0.1: [0.1, 0.9], 2.0: [0.8, 0.7]}
+    monkeypatch.setattr(
+        dropout_and_initialisation,
+        "over_widths",
+        lambda _, rate: {
+            norm: np.array(accuracies[rate])[:, None] + bonus
+            for norm, bonus in (("batch", 0.05), ("none", 0.0))
+        },
+    )
+    monkeypatch.setattr(
+        dropout_and_initialisation,
+        "over_shares",
+        lambda _: dict.fromkeys(("batch", "none"), np.full((2, 2), 0.9)),
+    )
+    found = dropout_and_initialisation.measure(arithmetic(0)).figures
+    name = "worst width, best rate of each"
+    assert found[f"{name}, with BN"] == pytest.approx(0.85)
+    assert found[f"{name}, without BN"] == pytest.approx(0.8)
+    assert found["worst width, rate 2, without BN"] == pytest.approx(0.7)
+
+
 def test_17_compares_the_sweeps(setting):
     figures = dropout_and_initialisation.measure(setting).figures
-    assert figures["gain by dropout, with BN"] == pytest.approx(
-        figures["dropout 0.5, with BN"] - figures["dropout 0, with BN"]
-    )
+    for side in training.SIDES.values():
+        gains = [
+            figures[f"dropout 0.5, {side}, seed {seed}"]
+            - figures[f"dropout 0, {side}, seed {seed}"]
+            for seed in (0, 1)
+        ]
+        gain, error = (
+            figures[f"{name}, {side}"]
+            for name in ("gain by dropout", "its standard error")
+        )
+        assert gain == pytest.approx(np.mean(gains))
+        assert error == pytest.approx(np.std(gains, ddof=1) / np.sqrt(2))
+
+
+# The verdicts, on what is on record
+
+
+@functools.cache
+def on_record(file):
+    """The rows of a raw file, by number."""
+    rows = json.loads((RESULTS / file).read_text("utf-8"))["results"]
+    return {row["number"]: row for row in rows}
+
+
+def figures_of(row):
+    measured = row["measured"].items()
+    return {name: math.inf if v is None else v for name, v in measured}
+
+
+def as_claimed(number):
+    """Figures on which a claim holds: those on record, but for `WISHED`."""
+    found = figures_of(on_record("claims-full.json")[number])
+    return {**found, **WISHED.get(number, {})}
+
+
+@pytest.mark.parametrize("file", ["claims.json", "claims-full.json"])
+@pytest.mark.parametrize("number", CLAIMS)
+def test_the_record_has_the_verdict_of_its_figures(file, number):
+    claim, row = CLAIMS[number], on_record(file)[number]
+    assert row["expected"] == claim.expected
+    assert row["holds"] == claim.holds(figures_of(row))
+    assert row["holds"] or claim.not_seen
+
+
+def test_what_is_not_seen_is_so_at_full_scale():
+    rows = on_record("claims-full.json").values()
+    failed = {row["number"] for row in rows if not row["holds"]}
+    assert failed == {n for n, claim in CLAIMS.items() if claim.not_seen}
+    assert failed == set(WISHED)
+
+
+#: What would have to be measured for the claims that do not hold.
+WISHED = {
+    12: {"growth of W at rate 3, with BN": 5.0},
+    13: {"distance from all 1, trained, with BN": 0.5},
+    16: {
+        "best rate, with BN: steps to 90%": 500.0,
+        "best rate, with BN: steps to 95%": 500.0,
+    },
+    17: {"worst width, best rate of each, without BN": 0.5},
+}
+#: What is compared.
+SIDES = {
+    3: ("of u,", "of W u,"),
+    8: (unbiased_variance.PAPER, unbiased_variance.PLAIN),
+    9: ("BN layers trained", "BN layers folded"),
+    10: ("source", "target"),
+    14: ("W u", "normalized"),
+    **dict.fromkeys([12, 13, 15, 16, 17], ("with BN", "without BN")),
+}
+
+
+@pytest.mark.parametrize("number", [n for n in CLAIMS if CLAIMS[n].trains])
+def test_a_verdict_tells_the_sides_apart(number):
+    found = as_claimed(number)
+    assert CLAIMS[number].holds(found)
+    one, other = SIDES[number]
+    exchanged = {
+        name.replace(one, "\0").replace(other, one).replace("\0", other): value
+        for name, value in found.items()
+    }
+    assert exchanged.keys() == found.keys()
+    assert not CLAIMS[number].holds(exchanged)
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "value"),
+    [
+        (3, "change of shape of u, mean, with BN", 0.0),
+        (3, "change of shape of u, mean, without BN", 0.0),
+        (8, f"{unbiased_variance.PAPER}, any m: |mean error - expected|", 0.03),
+        (8, f"{unbiased_variance.PLAIN}, any m: |mean error - expected|", 0.03),
+        (9, "BN layers folded", 1.0),
+        (9, "|change of logits| over the largest", 1e-4),
+        (9, "share of same predictions", 0.99),
+        (10, "contrast: without BN", 0.97),
+        (10, "contrast: source", 0.97),
+        (10, "contrast: target", 0.9),
+        (10, "noise: target", 0.97),
+        (10, "inverted: target", 0.97),
+        (10, "inverted: tuned", 0.0),
+        (12, "change of a dz/d(aW), eps = 0", 1e-8),
+        (12, "growth of W at rate 0.1, with BN", 100.0),
+        (12, "growth of W at rate 0.5, with BN", 100.0),
+        (12, "growth of W at rate 3, with BN", 100.0),
+        (13, "mean square, untrained, with BN", 1e3),
+        (13, "mean square, trained, with BN", 1e-3),
+        (13, "distance from all 1, untrained, with BN", 2.0),
+        (13, "distance from all 1, trained, with BN", 2.0),
+        (14, "distance from a multiple of I, normalized", 0.4),
+        (14, "distance from a multiple of I, normalized", 3.0),
+        (14, "distance from a multiple of I, whitened", 0.1),
+        (15, "Fig. 1: drift of input means per step, with BN", 1.0),
+        (15, "Fig. 1: drift of input deviations per step, with BN", 1.0),
+        (15, "learning at once: drift of input means per step, with BN", 1.0),
+        (
+            15,
+            "learning at once: drift of input deviations per step, with BN",
+            1.0,
+        ),
+        (16, "rate 0.1, with BN: steps to 90%", 5_000.0),
+        (16, "rate 0.1, with BN: steps to 95%", 9_000.0),
+        (16, "best rate, with BN: steps to 90%", 1_000.0),
+        (16, "best rate, with BN: steps to 95%", 2_000.0),
+        (16, "best rate, with BN: steps to 95%", math.inf),
+        (17, "worst width, best rate of each, without BN", 0.9),
+        (17, "gain by dropout, with BN", 0.002),
+        (17, "its standard error, with BN", 0.1),
+    ],
+)
+def test_a_verdict_asks_for_each_part(number, name, value):
+    found = as_claimed(number)
+    assert name in found
+    assert not CLAIMS[number].holds({**found, name: value})
 
 
 # Runs and the command
@@ -477,9 +682,11 @@ def command(tmp_path, monkeypatch):
         The function that does; it returns the exit code.
     """
 
-    def run(measures):
+    def run(measures, **changes):
         for number, measure in measures.items():
-            claim = dataclasses.replace(CLAIMS[number], measure=measure)
+            claim = dataclasses.replace(
+                CLAIMS[number], measure=measure, **changes
+            )
             monkeypatch.setitem(CLAIMS, number, claim)
         found = types.SimpleNamespace(
             only=list(map(str, measures)),
@@ -524,18 +731,17 @@ def test_a_picture_that_fails_leaves_the_row_of_its_claim(command, tmp_path):
     def draw():
         raise OSError("no space left")
 
-    result = Result(figures={"a": 1.0}, holds=True, draw=draw)
-    assert command({4: lambda _: result}) == 1
+    result = Result(figures={"a": 1.0}, draw=draw)
+    assert command({4: lambda _: result}, holds=any) == 1
     assert [row["number"] for row in readers.read_claims(tmp_path)] == [4]
 
 
 def test_infinity_is_never_and_nan_is_not_a_number(command, tmp_path, capsys):
     result = Result(
         figures={"steps": math.inf, "growth": math.nan, "|db|": np.float32(2)},
-        holds=True,
         note="as in the paper",
     )
-    assert command({4: lambda _: result}) == 1
+    assert command({4: lambda _: result}, holds=any, not_seen=True) == 1
     (row,) = readers.read_claims(tmp_path)
     assert row["measured"] == {"steps": None, "|db|": 2.0}
     assert row["note"] == "growth is not a number; as in the paper"
@@ -548,10 +754,32 @@ def test_infinity_is_never_and_nan_is_not_a_number(command, tmp_path, capsys):
 
 
 def test_a_claim_may_have_no_figure_that_is_a_number(command, capsys):
-    result = Result(figures={"a": math.nan, "b": -math.nan}, holds=True)
-    assert command({4: lambda _: result}) == 1
+    result = Result(figures={"a": math.nan, "b": -math.nan})
+    assert command({4: lambda _: result}, holds=any) == 1
     shown = capsys.readouterr().out.splitlines()
     assert "    note: a is not a number; b is not a number" in shown
+
+
+@pytest.mark.parametrize(
+    ("seen", "not_seen", "code", "verdict"),
+    [
+        (True, False, 0, "holds"),
+        (True, True, 0, "holds"),
+        (False, False, 1, "FAILS"),
+        (False, True, 0, "not seen"),
+    ],
+)
+def test_a_claim_that_is_known_not_to_hold_is_no_failure(
+    seen, not_seen, code, verdict, command, tmp_path, capsys
+):
+    result = Result(figures={"a": 1.0})
+    changes = {"holds": lambda _: np.bool_(seen), "not_seen": not_seen}
+    assert command({4: lambda _: result}, **changes) == code
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f" 4  {verdict}  {CLAIMS[4].title}"
+    assert said[-1] == f"{int(seen)} of 1 claims hold"
+    (row,) = readers.read_claims(tmp_path)
+    assert row["holds"] is seen
 
 
 def test_a_claim_that_fails_is_said():
@@ -563,6 +791,7 @@ def test_a_claim_that_fails_is_said():
         "expected": "e",
         "measured": {"steps": None},
         "holds": False,
+        "not_seen": False,
         "note": "",
         "seconds": 1.0,
     }

@@ -191,6 +191,19 @@ def test_lanczos_is_exact_once_it_spans_the_space(rng, shape, mode):
     assert found.values.shape[:-1] == ((2,) if mode == "inference" else ())
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 12), (12, 4), (6, 6)])
+def test_mean_square_is_the_factor_of_squared_gradients(inputs, outputs, rng):
+    """Times min(1, inputs / outputs), as the page of the curve says."""
+    w = rng.normal(0, 1, (inputs, outputs)).astype(np.float32)
+    spectrum = jacobian_spectrum(
+        lambda x: keras.ops.matmul(x, w), np.ones((1, inputs), np.float32)
+    )
+    dy = rng.normal(size=(200_000, outputs))
+    factor = np.sum((dy @ w.T) ** 2) / np.sum(dy**2)
+    expected = spectrum.mean_square[0] * min(1, inputs / outputs)
+    assert factor == pytest.approx(expected, rel=0.01)
+
+
 def test_lanczos_of_a_multiple_of_the_identity():
     """One value: the iteration breaks down at once and must not divide by 0."""
     spectrum = jacobian_spectrum(

@@ -225,7 +225,9 @@ def test_no_picture_takes_the_place_of_another():
     ]
 
 
-@pytest.mark.parametrize(("accuracy", "lowest"), [(0.9, 0.7), (0.1, 0.0)])
+@pytest.mark.parametrize(
+    ("accuracy", "lowest"), [(0.9, 0.5), (0.6, 0.5), (0.1, 0.0)]
+)
 def test_fig_1_shows_every_line_in_colours_that_mean_one_thing(
     accuracy, lowest
 ):

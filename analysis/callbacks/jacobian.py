@@ -50,11 +50,12 @@ class JacobianCallback(CapturingCallback):
     measure = "jacobian"
     how_to_read = """\
 How much a block stretches small changes of its input. `s1` is the largest
-singular value of its Jacobian, `mean_square` the mean of all squares: the
-factor by which squared gradients change on their way back. Near 1, gradients
-keep their size, which the paper conjectures batch normalization to do (section
-3.3). `isometry_distance` is 0 where all singular values are 1. The spectrum is
-under *histograms*."""
+singular value of its Jacobian, `mean_square` the mean of all squares. Times
+min(1, inputs / outputs) that is the factor by which a squared gradient of
+random direction changes on its way back. The paper conjectures that batch
+normalization brings all singular values near 1, which keeps the size of
+gradients (section 3.3). `isometry_distance` is 0 where all are 1. The spectrum
+is under *histograms*."""
     examples = 20
 
     def __init__(

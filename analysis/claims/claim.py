@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from analysis.claims.runs import Runs
 
+Figures = Mapping[str, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -31,13 +33,11 @@ class Result:
 
     Attributes:
         figures: By name.
-        holds: Whether they are what the claim expects, as it words it.
         note: Where they disagree with the paper, or need a word.
         draw: Draws what was measured; `None` where there is nothing to see.
     """
 
-    figures: Mapping[str, float]
-    holds: bool
+    figures: Figures
     note: str = ""
     draw: Callable[[], Figure] | None = None
 
@@ -52,6 +52,10 @@ class Claim:
         section: Of the paper.
         expected: What has to be measured for the claim to hold.
         measure: Measures it.
+        holds: Whether figures are what is expected. Of nothing else, so that
+            a test can exchange the sides that are compared.
+        not_seen: Whether our networks are known not to show it, which is a
+            result and not a failure.
         trains: Whether networks are trained for it, which `--full` does at
             the paper's scale and for several seeds.
     """
@@ -61,6 +65,8 @@ class Claim:
     section: str
     expected: str
     measure: Callable[[Setting], Result]
+    holds: Callable[[Figures], bool]
+    not_seen: bool = False
     trains: bool = False
 
     @property

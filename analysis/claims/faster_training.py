@@ -2,39 +2,41 @@
 """Claim 16: with batch normalization, a network learns much faster.
 
 Section 4.1, Fig. 1(a). The paper states neither optimizer nor learning rate;
-0.1 with initial weights of width 0.05 comes close to its curves.
+0.1 with initial weights of width 0.05 comes close to its curves. That rate is
+no one's best, so each network is also measured at the best of several.
 """
 
 import itertools
 import math
+from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
 from analysis.claims import scalars, training
-from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.claim import Claim, Figures, Result, Setting
 from analysis.claims.runs import run_name
 from analysis.figures import seeds
 from analysis.table import Table
 from keras_bn.recipes import Recipe
 
-RATES = (0.1, 0.5)
+RATES = (0.1, 0.5, 3.0, 8.0)
 #: Test accuracies to reach, on MNIST and on digits.
 THRESHOLDS = {"mnist": (0.90, 0.95), "digits": (0.80, 0.85)}
+#: What the verdict is about; beside it is the same without BN.
+COMPARED = ("rate 0.1, with BN: steps", "best rate, with BN: steps")
 Groups = dict[tuple[str, float], list[Recipe]]
 
 
 def groups(setting: Setting) -> Groups:
     """Recipes of all seeds by norm and rate."""
-    norms, rates, count = (
-        (("batch", "keras", "none"), RATES, 5)
-        if setting.full
-        else (("batch", "none"), RATES[:1], 1)
-    )
     return {
         (norm, rate): training.over_seeds(
-            setting, count, norm=norm, learning_rate=rate
+            setting,
+            3 if setting.full else 1,
+            norm=norm,
+            learning_rate=rate,
         )
-        for norm, rate in itertools.product(norms, rates)
+        for norm, rate in itertools.product(training.SIDES, RATES)
     }
 
 
@@ -45,7 +47,7 @@ def measure(setting: Setting) -> Result:
     figures: dict[str, float] = {}
     thresholds = THRESHOLDS[found["batch", RATES[0]][0].dataset]
     for (norm, rate), recipes in found.items():
-        name = f"{norm}, rate {rate:g}"
+        name = f"rate {rate:g}, {training.SIDES[norm]}"
         for threshold in thresholds:
             figures[f"{name}: steps to {threshold:.0%}"] = scalars.mean(
                 training.steps_to(table, run, threshold)
@@ -54,24 +56,30 @@ def measure(setting: Setting) -> Result:
         figures[f"{name}: accuracy at the end"] = scalars.mean(
             training.last_accuracy(table, run) for run in names(recipes)
         )
+    for side, threshold in itertools.product(
+        training.SIDES.values(), thresholds
+    ):
+        steps = f"{side}: steps to {threshold:.0%}"
+        figures[f"best rate, {steps}"] = min(
+            figures[f"rate {rate:g}, {steps}"] for rate in RATES
+        )
     return Result(
         figures=figures,
-        holds=all(_in_half_the_steps(figures, each) for each in thresholds),
-        note="the gap at the end is small, and a larger rate narrows the one "
-        "before it"
-        if setting.full
-        else "",
+        note="steps with BN over those without: "
+        + ", ".join(
+            f"{ours / plain:.2f} ({name})"
+            for name, ours, plain in _compared(figures)
+        ),
         draw=lambda: draw(table, found),
     )
 
 
-def _in_half_the_steps(figures: dict[str, float], threshold: float) -> bool:
-    """Whether BN gets to the accuracy, in at most half the others' steps."""
-    with_bn, without = (
-        figures[f"{norm}, rate {RATES[0]:g}: steps to {threshold:.0%}"]
-        for norm in ("batch", "none")
-    )
-    return math.isfinite(with_bn) and with_bn <= without / 2
+def _compared(figures: Figures) -> Iterator[tuple[str, float, float]]:
+    """What the verdict is about: its name, steps with BN, and without."""
+    for name, steps in figures.items():
+        if name.startswith(COMPARED):
+            without = figures[name.replace("with BN", "without BN")]
+            yield name.replace(", with BN", ""), steps, without
 
 
 def names(recipes: list[Recipe]) -> list[str]:
@@ -81,17 +89,22 @@ def names(recipes: list[Recipe]) -> list[str]:
 
 def draw(table: Table, found: Groups) -> Figure:
     """Test accuracy over steps, a panel per rate, a band over seeds."""
-    rates = dict.fromkeys(rate for _, rate in found)
     return seeds.figure(
         table,
         {
             f"learning rate {rate:g}": {
-                norm: names(recipes)
-                for (norm, other), recipes in found.items()
-                if other == rate
+                norm: names(found[norm, rate]) for norm in training.SIDES
             }
-            for rate in rates
+            for rate in RATES
         },
+    )
+
+
+def holds(figures: Figures) -> bool:
+    """Whether they are what is expected."""
+    return all(
+        math.isfinite(ours) and ours <= plain / 2
+        for _, ours, plain in _compared(figures)
     )
 
 
@@ -99,8 +112,11 @@ CLAIM = Claim(
     number=16,
     title="learning is much faster",
     section="4.1",
-    expected="at rate 0.1, with BN at most half the steps to 90% and 95% "
-    "test accuracy on MNIST (80% and 85% on digits), mean over seeds",
+    expected="at rate 0.1, and at the best rate of each, with BN at most half "
+    "the steps to 90% and 95% test accuracy on MNIST (80% and 85% on digits), "
+    "mean over seeds",
     measure=measure,
+    holds=holds,
+    not_seen=True,
     trains=True,
 )

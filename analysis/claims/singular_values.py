@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claim 13: batch normalization brings singular values near 1. Partly.
+"""Claim 13: batch normalization brings singular values near 1. Not seen.
 
 Section 3.3 conjectures that all singular values of a layer's Jacobian are close
 to 1, which keeps the size of gradients. Measured: their mean square per block
-of the MLP, 1 if the size of gradients is kept on average, and the root mean
-square of (sigma^2 - 1), 0 if all are 1; at inference, with population
-statistics. And, where it is known in closed form, a deep network of ReLUs at
-initialization: by Yang et al. 2019 (arXiv 1902.08129) BN makes squared
-gradients grow by pi / (pi - 1) = 1.467 a layer, for large batches.
+of the MLP, 1 if they are so on average, and the root mean square of
+(sigma^2 - 1), 0 if all are 1; at inference, with population statistics. And,
+where it is known in closed form, a deep network of ReLUs at initialization: by
+Yang et al. 2019 (arXiv 1902.08129) BN makes squared gradients grow by
+pi / (pi - 1) = 1.467 a layer, for large batches.
 """
 
 import math
@@ -18,22 +18,22 @@ import numpy as np
 import keras_bn
 from analysis import autodiff, structure
 from analysis.claims import scalars, training
-from analysis.claims.claim import Claim, Result, Setting
+from analysis.claims.claim import Claim, Figures, Result, Setting
 from analysis.measures import gradients
 from analysis.measures.jacobian import jacobian_spectrum
 from keras_bn import models
 from keras_bn.recipes import Recipe
 
-GROWTH = math.pi / (math.pi - 1)
 #: Of the deep network: layers, units, examples in the batch.
 DEPTH, WIDTH, BATCH = 20, 256, 256
+SEEDS = 6
 EXAMPLES = 20
 
 
 def measure(setting: Setting) -> Result:
     """Spectra of the blocks with and without BN, and the deep network."""
     figures: dict[str, float] = {}
-    for norm, name in (("batch", "with BN"), ("none", "without BN")):
+    for norm, name in training.SIDES.items():
         recipe = training.recipe(setting, norm=norm)
         networks = {
             "untrained": setting.runs.untrained(recipe),
@@ -43,20 +43,17 @@ def measure(setting: Setting) -> Result:
             square, distance = blocks(setting, recipe, model)
             figures[f"mean square, {when}, {name}"] = square
             figures[f"distance from all 1, {when}, {name}"] = distance
-    growth = growth_per_layer(setting.seed)
-    figures["squared gradient per layer, ReLU, with BN"] = growth
-
-    def away(when: str, name: str) -> float:
-        return abs(math.log(figures[f"mean square, {when}, {name}"]))
-
-    times = ("untrained", "trained")
+    growth = [growth_per_layer(setting.seed + i) for i in range(SEEDS)]
+    for name, value in (
+        ("mean", scalars.mean(growth)),
+        ("smallest", min(growth)),
+        ("largest", max(growth)),
+    ):
+        figures[f"squared gradient per layer, ReLU, {name}"] = value
     return Result(
         figures=figures,
-        holds=all(away(t, "with BN") < away(t, "without BN") for t in times)
-        and figures["distance from all 1, trained, with BN"] > 0.5
-        and abs(growth / GROWTH - 1) < 0.1,
-        note="the conjecture itself fails: sizes are better kept than without "
-        "BN, but values spread widely around 1, and with ReLU gradients grow",
+        note="on average values are nearer to 1 with BN, but in training they "
+        "spread widely around it; with ReLU gradients grow",
     )
 
 
@@ -107,12 +104,28 @@ def growth_per_layer(seed: int) -> float:
     return float(np.exp(-slope))
 
 
+def holds(figures: Figures) -> bool:
+    """Whether they are what is expected."""
+
+    def away(when: str, side: str) -> float:
+        return abs(math.log(figures[f"mean square, {when}, {side}"]))
+
+    return all(
+        away(when, "with BN") < away(when, "without BN")
+        and figures[f"distance from all 1, {when}, with BN"]
+        < figures[f"distance from all 1, {when}, without BN"]
+        for when in ("untrained", "trained")
+    )
+
+
 CLAIM = Claim(
     number=13,
-    title="singular values near 1: only on average",
+    title="singular values near 1",
     section="3.3",
-    expected="mean square nearer to 1 with BN than without, before and after "
-    "training; not all values (> 0.5 away); with ReLU growth of 1.467 (10%)",
+    expected="with BN nearer to 1 than without, before and after training: "
+    "the mean square, and the values one by one (distance from all being 1)",
     measure=measure,
+    holds=holds,
+    not_seen=True,
     trains=True,
 )

@@ -10,7 +10,9 @@ from analysis.claims.claim import Setting
 from analysis.table import Table
 from keras_bn.recipes import RECIPES, Recipe
 
-NAMES = {"batch": "fig1_bn", "none": "fig1_baseline", "keras": "fig1_keras"}
+NAMES = {"batch": "fig1_bn", "none": "fig1_baseline"}
+#: What is compared, as figures name it.
+SIDES = {"batch": "with BN", "none": "without BN"}
 
 
 def recipe(

@@ -10,7 +10,8 @@ from analysis.figures import style
 
 #: What is drawn of each domain, in order.
 WAYS = (
-    ("statistics of the source", style.WITHOUT_BN),
+    ("without BN", style.WITHOUT_BN),
+    ("with BN, statistics of the source", style.OTHER_BN),
     ("of the target, no labels", style.WITH_BN),
     ("fine-tuned on 100 labels", style.PAPER),
 )
@@ -22,15 +23,15 @@ def figure(accuracies: Mapping[str, Sequence[float]]) -> Figure:
     Args:
         accuracies: By domain, one for each of `WAYS`.
     """
-    result, axes = style.panels(1, 1, width=6.5, height=3.4)
+    result, axes = style.panels(1, 1, width=7.5, height=3.4)
     panel = axes[0][0]
     places = np.arange(len(accuracies))
     for i, (name, color) in enumerate(WAYS):
         heights = [values[i] for values in accuracies.values()]
-        bars = panel.bar(places + 0.27 * i, heights, 0.25, color=color)
+        bars = panel.bar(places + 0.2 * i, heights, 0.18, color=color)
         bars.set_label(name)
         panel.bar_label(bars, fmt="{:.2f}", fontsize=7)
-    panel.set_xticks(places + 0.27, list(accuracies))
+    panel.set_xticks(places + 0.3, list(accuracies))
     panel.set_ylabel("test accuracy")
     panel.set_axisbelow(True)
     panel.margins(y=0.08)

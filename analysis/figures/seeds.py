@@ -25,7 +25,7 @@ def figure(
         KeyError: If a curve is missing.
     """
     result, axes = style.panels(
-        1, len(panels), width=4.5 * len(panels), height=3.4, share_y=True
+        1, len(panels), width=3.0 * len(panels), height=3.2, share_y=True
     )
     for panel, (title, groups) in zip(axes[0], panels.items(), strict=True):
         for norm, runs in groups.items():
