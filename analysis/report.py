@@ -247,7 +247,9 @@ def _apart(logdir: str | Path) -> str:
 
 def _claim(row: dict[str, Any], pictures: list[Picture]) -> str:
     """A row of `claims.json`, and the picture that was drawn for it."""
-    verdict = "holds" if row["holds"] else "FAILS"
+    verdict = "not seen" if row.get("not_seen") else "FAILS"
+    if row["holds"]:
+        verdict = "holds"
     measured = [
         [name, "never" if value is None else f"{value:.4g}"]
         for name, value in row["measured"].items()

@@ -38,7 +38,8 @@ def write_claims(logdir, *rows):
 
 
 def test_claims_in_the_log_folder_are_shown(logdir, tmp_path):
-    write_claims(logdir, CLAIM, {**CLAIM, "name": "x", "holds": False})
+    fails = {**CLAIM, "name": "x", "holds": False}
+    write_claims(logdir, CLAIM, fails, {**fails, "not_seen": True})
     (logdir / "claim-steps.png").write_bytes(png())
     lines = report.write_report(logdir, tmp_path / "out")
     html = (tmp_path / "out" / "index.html").read_text("utf-8")
@@ -47,6 +48,7 @@ def test_claims_in_the_log_folder_are_shown(logdir, tmp_path):
     assert "<td>steps</td><td>never</td>" in html
     assert "4 holds: " in html
     assert "4 FAILS: " in html
+    assert "4 not seen: " in html
     assert html.count("data:image/png;base64,") == 1
     assert (tmp_path / "out" / "claim-steps.png").read_bytes() == png()
     assert not any("claims are missing" in line for line in lines)

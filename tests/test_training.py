@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -474,6 +475,18 @@ def test_a_test_loss_that_is_not_finite_on_the_way_is_valid_json(
     text = (tmp_path / "result.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["evaluations"][0]["val_loss"] is None
+
+
+def test_what_ran_keeps_no_data(tiny_recipe, tiny_dataset):
+    """Or a process that trains a hundred runs fills the memory."""
+    rows = 37
+    x, y = tiny_dataset.x_train[:rows], tiny_dataset.y_train[:rows]
+    data = dataclasses.replace(tiny_dataset, x_train=x, y_train=y)
+    run(tiny_recipe.replace(steps=10, batch_size=4), data)
+    gc.collect()
+    eager = type(tf.constant(0))
+    tensors = [each for each in gc.get_objects() if type(each) is eager]
+    assert not [each for each in tensors if each.shape == x.shape]
 
 
 class Unreadable:

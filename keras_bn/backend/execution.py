@@ -85,10 +85,13 @@ class ResidentSteps:
         test_batch: int,
     ) -> None:
         train_step = make_train_step(model)
-        x, y = tf.constant(dataset.x_train), tf.constant(dataset.y_train)
 
+        # The data are not captured: TensorFlow keeps graphs, and with them what
+        # they captured, for as long as the process lives.
         @tf.function(jit_compile=jit_compile, autograph=False)
-        def execute(rows: Tensor, count: Tensor) -> Tensor:
+        def execute(
+            x: Tensor, y: Tensor, rows: Tensor, count: Tensor
+        ) -> Tensor:
             def one_step(step: Tensor, metrics: Tensor) -> tuple[Tensor, ...]:
                 batch = tf.gather(x, rows[step]), tf.gather(y, rows[step])
                 return step + 1, metrics.write(step, train_step(*batch))
@@ -103,7 +106,8 @@ class ResidentSteps:
             return metrics.stack()
 
         self._execute = execute
-        self._x = x
+        self._x = tf.constant(dataset.x_train)
+        self._y = tf.constant(dataset.y_train)
         self._rows = rows
         self._capacity = capacity
         self._test_x = tf.constant(dataset.x_test)
@@ -118,7 +122,9 @@ class ResidentSteps:
         rows = self._rows(step, count)
         padded = np.zeros((self._capacity, rows.shape[1]), np.int32)
         padded[:count] = rows
-        metrics = self._execute(tf.constant(padded), tf.constant(count))
+        metrics = self._execute(
+            self._x, self._y, tf.constant(padded), tf.constant(count)
+        )
         return np.asarray(metrics)[:count]
 
     def evaluate(self) -> dict[str, float]:
