@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of arguments: the rule in words, then what came."""
 
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ def real(name: str, value: float) -> float:
     """`value` as a float; raises `ValueError` if it is no number."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{name} must be a number. Received: {name}={value}"
         ) from None
@@ -52,10 +53,9 @@ def optional_size(name: str, value: int | None) -> int | None:
     """`value`; raises `ValueError` unless `None` or an integer >= 1."""
     if value is None:
         return None
-    number = np.array(value)
-    is_number = number.ndim == 0 and number.dtype.kind in "iuf"
-    if is_number and value >= 1 and float(value).is_integer():
-        return int(value)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and int(value) == value >= 1:
+            return int(value)
     raise ValueError(
         f"{name} must be None or an integer >= 1. Received: {name}={value}"
     )

@@ -93,8 +93,11 @@ def _config(
     Objects as they are, as some have no configuration; but an activation that
     is a layer, with weights of its own, is made anew.
     """
-    names = ("name", "trainable", *_PARAMETERS)
-    config = {n: getattr(layer, n) for n in names if hasattr(layer, n)}
+    ours = isinstance(layer, BatchNormalization)
+    made_with = inspect.signature(_CLASSES["keras_bn" if ours else "keras"])
+    names = [n for n in made_with.parameters if n != "kwargs"]
+    names += ["name", "trainable", "activity_regularizer"]
+    config = {name: getattr(layer, name) for name in names}
     config["dtype"] = layer.dtype_policy
     if isinstance(config.get("activation"), keras.layers.Layer):
         config["activation"] = keras.activations.serialize(layer.activation)

@@ -545,10 +545,12 @@ class BatchNormalization(keras.layers.Layer):
         ops.canonical_axes(self.axis, len(input_shape), name="axis")
         return tuple(input_shape)
 
-    def compute_output_spec(self, inputs: Tensor, **arguments: Any) -> Any:
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """As of every layer; `ValueError` for integers, before any data."""
-        ops.require_floating(inputs)
-        return super().compute_output_spec(inputs, **arguments)
+        # A class derived from this one may take what it likes.
+        if type(self).call is BatchNormalization.call:
+            ops.require_floating(args[0] if args else kwargs["inputs"])
+        return super().compute_output_spec(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments from which `from_config` makes the same layer."""

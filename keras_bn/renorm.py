@@ -15,6 +15,8 @@ from typing import Any
 
 import keras
 
+from keras_bn import arguments
+
 Tensor = Any
 
 _KEYS = ("rmax", "rmin", "dmax")
@@ -26,12 +28,21 @@ def checked_clipping(clipping: Mapping[str, float] | None) -> dict[str, float]:
     Raises:
         ValueError: If a key is unknown, `rmax < rmin`, or `dmax < 0`.
     """
+    if not isinstance(clipping, Mapping | None):
+        raise ValueError(
+            "renorm_clipping must be a dictionary or None. "
+            f"Received: renorm_clipping={clipping}"
+        )
     limits = dict(clipping or {})
     if set(limits) - set(_KEYS):
         raise ValueError(
             "Received invalid keys for `renorm_clipping`: allowed are "
             f"{', '.join(_KEYS)}. Received: renorm_clipping={limits}"
         )
+    limits = {
+        key: None if limit is None else arguments.real(key, limit)
+        for key, limit in limits.items()
+    }
     rmax, rmin, dmax = (limits.get(key) for key in _KEYS)
     if rmax is not None and rmin is not None and rmax < rmin:
         raise ValueError(

@@ -124,6 +124,15 @@ def test_every_pair_of_options_works_or_is_refused(pair):
         ({"axis": "last"}, r"Received: axis=last"),
         ({"momentum": None}, r"be a number. Received: momentum=None"),
         ({"momentum": [0.9]}, r"Received: momentum=\[0.9\]"),
+        ({"momentum": 10**400}, r"be a number. Received: momentum=1000"),
+        (
+            {"renorm": True, "renorm_clipping": 3},
+            r"a dictionary or None. Received: renorm_clipping=3",
+        ),
+        (
+            {"renorm": True, "renorm_clipping": {"rmax": "x"}},
+            r"be a number. Received: rmax=x",
+        ),
         ({"epsilon": "a"}, r"be a number. Received: epsilon=a"),
         ({"virtual_batch_size": "a"}, r">= 1. Received: virtual_batch_size=a"),
         ({"virtual_batch_size": [2]}, r"Received: virtual_batch_size=\[2\]"),

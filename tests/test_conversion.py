@@ -150,6 +150,20 @@ def test_what_has_no_configuration_carries_over():
         np.testing.assert_array_equal(copied(x), norm(x))
 
 
+@pytest.mark.parametrize("to", ["keras", "keras_bn"])
+@pytest.mark.parametrize("norm", [keras.layers.BatchNormalization, OURS])
+def test_penalties_carry_over_and_foreign_attributes_mean_nothing(norm, to):
+    layer = norm(activity_regularizer="l2")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    if norm is not OURS:
+        layer.keeps, layer.activation, layer.kwargs = True, "relu", {}
+    copied = keras_bn.convert(model, to=to)
+    x = np.array([[1, -2, 3, -4]], "float32")
+    np.testing.assert_array_equal(copied(x), model(x))
+    assert len(copied.losses) == len(model.losses) == 1
+    assert float(copied.losses[0]) == pytest.approx(float(model.losses[0]))
+
+
 def test_a_class_derived_from_a_bn_layer_stays():
     class Other(KERAS):
         pass

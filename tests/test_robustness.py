@@ -267,6 +267,20 @@ def test_integer_input_is_refused(dtype, training):
         BatchNormalization()(keras.Input((3,), dtype=dtype), training=training)
 
 
+def test_a_class_derived_from_the_layer_may_take_what_it_likes():
+    class Conditional(BatchNormalization):
+        def build(self, x_shape, condition_shape):
+            del condition_shape
+            super().build(x_shape)
+
+        def call(self, x, condition):
+            return super().call(keras.ops.cast(x, "float32")) * condition
+
+    image, condition = keras.Input((3,), dtype="uint8"), keras.Input((3,))
+    outputs = Conditional()(image, condition)
+    assert outputs.shape == (None, 3)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("size", [None, 2])
 def test_ragged_input_is_refused_and_does_as_the_message_says(size, training):

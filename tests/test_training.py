@@ -553,33 +553,25 @@ def test_an_evaluation_that_cannot_be_read_costs_no_step(
     seen = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, _: epochs.append(epoch)
     )
+    watching = callbacks.for_run(tmp_path, tiny_recipe, tiny_dataset)
     model, result = run(
-        tiny_recipe, tiny_dataset, folder=folder, callbacks=[seen]
+        tiny_recipe, tiny_dataset, folder=folder, callbacks=[seen, *watching]
     )
     assert_same(weights(model), weights(whole[0]))
     assert result.evaluations == evaluations
+    assert result.seconds > 0
+    steps = [
+        step
+        for tag, step, _ in event_file.scalars(tmp_path / "validation")
+        if tag == "accuracy"
+    ]
+    assert steps == [e["step"] for e in evaluations][number:]
     assert epochs == [*range(len(evaluations))][number:]
-
-
-def test_population_statistics_of_what_cannot_be_read(
-    tiny_recipe, tiny_dataset, monkeypatch
-):
-    def batches(*_):
-        def broken():
-            yield tiny_dataset.x_train[:4], tiny_dataset.y_train[:4]
-            raise OSError(5, "Input/output error", "a.jpg")
-
-        return tf.data.Dataset.from_generator(
-            broken,
-            output_signature=(
-                tf.TensorSpec((4, 16)),
-                tf.TensorSpec((4,), tf.int32),
-            ),
-        )
-
-    monkeypatch.setattr(runs, "training_batches", batches)
-    with pytest.raises(execution.InputError, match=r"Input/output .*'a.jpg'$"):
-        run(tiny_recipe.replace(population_statistics=2), tiny_dataset)
+    _, again = run(tiny_recipe, tiny_dataset, folder=folder)
+    assert again.evaluations == evaluations
+    longer = tiny_recipe.replace(steps=tiny_recipe.steps + 20)
+    _, goes_on = run(longer, tiny_dataset, folder=folder)
+    assert goes_on.evaluations[:-1] == evaluations
 
 
 def test_what_cannot_be_read_again_hides_no_loss_that_is_not_finite(

@@ -32,7 +32,7 @@ class StepCallback(keras.callbacks.Callback):
         self.goes_on = False
         self._epoch = 0
         self._epoch_start = 0
-        self._started = False
+        self._waits = False
         self._counted: keras.Model | None = None
         self._counted_before = 0
         #: Steps more than the optimizer has counted, when training began.
@@ -41,7 +41,7 @@ class StepCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits: other callbacks may yet restore an interrupted run."""
         del logs
-        self._started = False
+        self._waits = True
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -55,11 +55,7 @@ class StepCallback(keras.callbacks.Callback):
     ) -> None:
         """Learns at which step, and where in the epoch, training begins."""
         del logs
-        if not self._started:
-            self._started = True
-            self._begin()
-            self.start()
-            self._counted = self.model  # Not if that was refused.
+        self._start_if_waiting()
         self._epoch_start = self.step - batch
         if self._may_be_fewer():
             self._counted_before = self._steps_of_optimizer()
@@ -79,11 +75,23 @@ class StepCallback(keras.callbacks.Callback):
                 self.step = earlier + counted
         self.steps_done(earlier)
 
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """An evaluation that was left out comes before the first step."""
+        del logs
+        self._start_if_waiting()
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Remembers where it ended."""
         del logs
         known = _STEPS.setdefault(self.model, {})
         known[self._steps_of_optimizer()] = self.step
+
+    def _start_if_waiting(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._begin()
+            self.start()
+            self._counted = self.model  # Not if that was refused.
 
     def _begin(self) -> None:
         given = (self.params or {}).get("step")

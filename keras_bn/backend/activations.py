@@ -74,6 +74,12 @@ def _below(z: Tensor) -> Tensor:
     return tf.minimum(z, 0)
 
 
+def _expm1(z: Tensor) -> Tensor:
+    # For z <= 0; ONNX has no such operation, and TensorFlow's ELU has exp - 1.
+    t = tf.tanh(0.5 * z)
+    return 2.0 * t / (1.0 - t)
+
+
 def _normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * (1.0 + tf.math.erf(z * math.sqrt(0.5)))
 
@@ -109,7 +115,7 @@ BY_NAME = {
         lambda y: tf.where(y > 0, y, y / _LEAK),
     ),
     "elu": Activation(
-        tf.nn.elu,
+        lambda z: tf.where(z > 0, z, _expm1(_below(z))),
         _elu_pullback,
         lambda y: tf.where(y > 0, y, tf.math.log1p(_below(y))),
         infimum=-1.0,

@@ -74,14 +74,18 @@ class Checkpoints:
         """The step of the newest checkpoint, -1 if there is none."""
         return max(self._steps(), default=-1)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, *, again: bool = False) -> None:
         """Writes the state after `step` steps, unless it is there already.
+
+        Args:
+            step: Of the state.
+            again: Whether to write it all the same.
 
         Raises:
             CheckpointError: If the disk does not take it; the checkpoints
                 before it stay.
         """
-        if self._current == step:
+        if self._current == step and not again:
             return
         try:
             self._checkpoint.write(self._path(step))

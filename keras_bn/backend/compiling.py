@@ -32,8 +32,8 @@ _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 #: statistics are given. Of fewer its start takes too long; of more, XLA is as
 #: fast, and joins an activation of any kind.
 _WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
-#: Shapes, of as many features each, for which XLA compiles outside graphs:
-#: batches and last batches at a few resolutions.
+#: Shapes of a kind for which XLA compiles outside graphs: batches, last batches
+#: and those of a validation, of some layers.
 _MOST_SHAPES = 8
 _SHAPES: dict[Any, set[Any]] = collections.defaultdict(set)
 _COMPILING = contextvars.ContextVar("compiling", default=True)
@@ -192,7 +192,9 @@ def worth_compiling(
 def _is_one_of_few(x: Tensor, axes: Sequence[int]) -> bool:
     """Whether an eager tensor's shape is among the first of its kind."""
     features = (n for axis, n in enumerate(x.shape) if axis not in axes)
-    shapes = _SHAPES[x.dtype, tuple(axes), tuple(features)]
+    # Sizes within a factor of four, so that small ones shut out no large ones.
+    magnitude = _values(x).bit_length() // 2
+    shapes = _SHAPES[x.dtype, tuple(axes), tuple(features), magnitude]
     if len(shapes) < _MOST_SHAPES:
         shapes.add(tuple(x.shape))
     return tuple(x.shape) in shapes

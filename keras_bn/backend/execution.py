@@ -8,7 +8,6 @@ compiled loop. Everything else comes through tf.data and goes through
 tf.distribute, a step at a time.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -246,24 +245,17 @@ def _readable(make: Callable[[], Any]) -> Iterator[Any]:
     iterator = None
     while True:
         try:
-            with reading():
-                if iterator is None:
-                    iterator = iter(make())
-                batch = next(iterator)
+            if iterator is None:
+                iterator = iter(make())
+            batch = next(iterator)
         except StopIteration:
             return
+        except (*OUT_OF_MEMORY, *strategies.PROCESS_LOST):
+            raise
+        except tf.errors.OpError as error:
+            why = reason(error)
+            raise InputError(f"a batch cannot be read: {why}") from None
         yield batch
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Makes `InputError` of what fails in a block that reads batches."""
-    try:
-        yield
-    except (*OUT_OF_MEMORY, *strategies.PROCESS_LOST):
-        raise
-    except tf.errors.OpError as error:
-        raise InputError(f"a batch cannot be read: {reason(error)}") from None
 
 
 def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:

@@ -87,6 +87,8 @@ class Loop:
         self._anywhere = strategies.make_any(strategy)
         self._first = strategies.make_first(strategy)
         self._progress = progress
+        #: When it would have started, had nothing interrupted it.
+        self._started = 0.0
 
     def run(self) -> Result:
         """Trains, from the newest checkpoint on if there is one.
@@ -99,8 +101,7 @@ class Loop:
             CheckpointError: If there is a checkpoint and it cannot be restored.
         """
         step = self._begin()
-        earlier = self._state["seconds"]
-        started = time.monotonic()
+        self._started = time.monotonic() - self._state["seconds"]
         with (
             signals.stop_training(self._model) as received,
             self._progress_bar(step) as show,
@@ -112,7 +113,7 @@ class Loop:
                 step = self._stretch(step)
                 if self._folder:
                     self._folder.delete_replaced()
-                self._state["seconds"] = earlier + time.monotonic() - started
+                self._count_seconds()
                 if self._saves_at(step):
                     self._save(step)
                 show(step)
@@ -131,6 +132,9 @@ class Loop:
             finally:  # But on a disk that is full.
                 self._folder.write_result(result)
         return result
+
+    def _count_seconds(self) -> None:
+        self._state["seconds"] = time.monotonic() - self._started
 
     def _stops(self, received: list[int]) -> bool:
         """Whether a process has to stop; adds the signals that any has got."""
@@ -213,6 +217,8 @@ class Loop:
         trained = self._first(self._state["since"][0])
         if trained and self._evaluates_at(step):
             self._evaluate(step)
+            self._count_seconds()
+            self._save(step, again=True)
 
     def _evaluate(self, step: int) -> None:
         with self._saving_what_came_before(step):
@@ -228,6 +234,7 @@ class Loop:
         except execution.InputError:
             # One of several processes would wait for the others.
             if not strategies.several_processes(self._strategy):
+                self._count_seconds()
                 self._save(step)
             raise
 
@@ -332,11 +339,11 @@ class Loop:
     def _saves_at(self, step: int) -> bool:
         return step % self._recipe.checkpoint_every == 0
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, again: bool = False) -> None:
         """Saves; of a disk that is full it warns, and training goes on."""
         if self._checkpoints:
             try:
-                self._checkpoints.save(step)
+                self._checkpoints.save(step, again=again)
             except checkpoints.CheckpointError as error:
                 _LOG.warning("%s; training goes on", error)
 

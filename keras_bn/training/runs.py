@@ -248,8 +248,7 @@ class _Statistics(PopulationStatistics):
 
     def on_test_begin(self, logs: Any = None) -> None:
         try:
-            with execution.reading():
-                super().on_test_begin(logs)
+            super().on_test_begin(logs)
         except ValueError as error:
             rate = keras.ops.convert_to_numpy(
                 self.model.optimizer.learning_rate
