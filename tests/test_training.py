@@ -282,10 +282,10 @@ def test_a_disk_that_is_full_costs_no_run(
 ):
     save = checkpoints.Checkpoints.save
 
-    def full(self, step):
+    def full(self, step, **options):
         if step == 50:
             raise training.CheckpointError("step 50: no space left on device")
-        save(self, step)
+        save(self, step, **options)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", full)
     model, _ = run(tiny_recipe, tiny_dataset, folder=RunFolder(tmp_path))
@@ -296,7 +296,7 @@ def test_a_disk_that_is_full_costs_no_run(
 def test_a_disk_that_is_full_from_the_start_is_no_checkpoint_to_go_back_to(
     tmp_path, monkeypatch, tiny_recipe, tiny_dataset
 ):
-    def full(*_):
+    def full(*_, **__):
         raise training.CheckpointError("no space left on device")
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", full)
