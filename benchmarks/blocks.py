@@ -2,6 +2,7 @@
 """What batch normalization adds to the blocks of a network.
 
     python -m benchmarks.blocks
+    python -m benchmarks.blocks --times=8 --jit_compile  # of a GPU
 
 Eight blocks follow one another, each a dense layer or a convolution, batch
 normalization, and a ReLU: with our layer, with Keras', and without any. Within
@@ -10,6 +11,7 @@ its kind, and TensorFlow's graph optimizer may join it with what is around: a
 convolution, where neither a bias stands between nor it is a depthwise one.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,7 +89,9 @@ def network(block: str, shape: tuple[Any, ...], make: Any) -> keras.Model:
     return keras.Model(inputs, x)
 
 
-def run_of(model: keras.Model, x: Any, pass_: str) -> Callable[[], Any]:
+def run_of(
+    model: keras.Model, x: Any, pass_: str, *, jit_compile: bool
+) -> Callable[[], Any]:
     """One inference, or one training pass with all gradients."""
     if pass_ == "frozen":
         for layer in model.layers:
@@ -95,7 +99,9 @@ def run_of(model: keras.Model, x: Any, pass_: str) -> Callable[[], Any]:
 
     signature = tf.TensorSpec(model.inputs[0].shape)
 
-    @tf.function(autograph=False, input_signature=[signature])
+    @tf.function(
+        autograph=False, input_signature=[signature], jit_compile=jit_compile
+    )
     def run(x: Any) -> Any:
         if pass_ == "inference":
             return model(x, training=False)
@@ -107,14 +113,20 @@ def run_of(model: keras.Model, x: Any, pass_: str) -> Callable[[], Any]:
 
 
 def row(
-    pass_: str, block: str, shape: tuple[int, ...], rounds: int
+    pass_: str,
+    block: str,
+    shape: tuple[int, ...],
+    rounds: int,
+    jit_compile: bool = False,
 ) -> dict[str, Any]:
     """Seconds of a block, by what normalizes it."""
     values = np.random.default_rng(1).standard_normal(shape, np.float32)
     x = tf.constant(values)
     seconds = measure.interleaved(
         {
-            name: run_of(network(block, shape, make), x, pass_)
+            name: run_of(
+                network(block, shape, make), x, pass_, jit_compile=jit_compile
+            )
             for name, make in MAKERS.items()
         },
         rounds=rounds,
@@ -128,11 +140,17 @@ def row(
     }
 
 
-def rows(rounds: int) -> Iterator[dict[str, Any]]:
-    """Every case in a process of its own."""
-    for pass_ in PASSES:
-        for block, shape in CASES:
-            yield measure.in_a_process(row, pass_, block, shape, rounds)
+def rows(
+    passes: Sequence[str], blocks: Sequence[str], times: int, *options: Any
+) -> Iterator[dict[str, Any]]:
+    """Every case in a process of its own.
+
+    Batches are so many `times` as large as those of the cases.
+    """
+    for pass_, (block, (batch, *others)) in itertools.product(passes, CASES):
+        if block.removesuffix(UNKNOWN) in blocks:
+            shape = (batch * times, *others)
+            yield measure.in_a_process(row, pass_, block, shape, *options)
 
 
 def markdown(measured: Sequence[dict[str, Any]]) -> str:
@@ -153,13 +171,21 @@ def markdown(measured: Sequence[dict[str, Any]]) -> str:
 
 
 def main(_: list[str]) -> None:
-    """Measures, prints a table, writes the JSON."""
-    measured = list(rows(FLAGS.rounds))
+    """Measures, writes the JSON after each case, prints a table."""
+    options = FLAGS.passes, FLAGS.blocks, FLAGS.times
+    measured = []
+    for found in rows(*options, FLAGS.rounds, FLAGS.jit_compile):
+        measured.append(found)
+        measure.write(FLAGS.output, measured)
+        print(*list(found.values())[:3], flush=True)
     print(markdown(measured))
-    measure.write(FLAGS.output, measured)
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 60, "turns of each", lower_bound=1)
+    flags.DEFINE_multi_enum("passes", list(PASSES), PASSES, "which to measure")
+    flags.DEFINE_multi_enum("blocks", list(FIRST), FIRST, "which to measure")
+    flags.DEFINE_integer("times", 1, "batches as large as here", lower_bound=1)
+    flags.DEFINE_bool("jit_compile", False, "compile all of it with XLA")
     flags.DEFINE_string("output", "build/bench/blocks.json", "file to write")
     app.run(main)

@@ -278,11 +278,15 @@ def _copy(x: Tensor) -> Tensor:
     return tf.raw_ops.DeepCopy(x=x)
 
 
-def measured(rounds: int) -> Iterator[Row]:
-    """Measures every case, each in a process of its own."""
+def measured(rounds: int, times: int) -> Iterator[Row]:
+    """Measures every case, each in a process of its own.
+
+    Batches are so many `times` as large as those of the cases.
+    """
     for pass_ in PASSES:
-        for case in CASES:
-            yield measure.in_a_process(row, pass_, *case, rounds)
+        for name, (batch, *others), *rest in CASES:
+            shape = (batch * times, *others)
+            yield measure.in_a_process(row, pass_, name, shape, *rest, rounds)
 
 
 def row(
@@ -376,7 +380,7 @@ def main(_: list[str]) -> None:
         print(markdown(contents["results"]))
         return
     rows = []
-    for found in measured(FLAGS.rounds):
+    for found in measured(FLAGS.rounds, FLAGS.times):
         rows.append(found)
         ratio = found["seconds"]["ours"] / found["seconds"]["keras"]
         print(*list(found.values())[:3], f"{ratio:.2f}", flush=True)
@@ -386,6 +390,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 15, "turns of each", lower_bound=1)
+    flags.DEFINE_integer("times", 1, "batches as large as here", lower_bound=1)
     flags.DEFINE_string("output", "build/bench/layer.json", "file to write")
     flags.DEFINE_string("markdown", None, "file of results to print")
     app.run(main)

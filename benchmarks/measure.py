@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tensorflow as tf
+
 from keras_bn.environment import commit
 from keras_bn.writing import write_json
 
@@ -37,7 +39,7 @@ def interleaved(
 
     Args:
         contestants: Functions without arguments that end when their work is
-            done.
+            done, or given to TensorFlow's devices.
         rounds: Number of rounds.
         warm_up: Rounds before these, unmeasured.
 
@@ -47,6 +49,7 @@ def interleaved(
     for _ in range(warm_up):
         for function in contestants.values():
             function()
+            _wait()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     order = random.Random(0)
     for _ in range(rounds):
@@ -54,8 +57,15 @@ def interleaved(
         for name in order.sample(list(contestants), len(contestants)):
             started = time.perf_counter()
             contestants[name]()
+            _wait()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def _wait() -> None:
+    """Until a GPU has done what it was given; a CPU has when a call returns."""
+    if tf.config.list_physical_devices("GPU"):
+        tf.test.experimental.sync_devices()
 
 
 def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -91,10 +101,14 @@ def cluster(processes: int) -> list[dict[str, str]]:
 
 
 def environment() -> dict[str, Any]:
-    """What the figures depend on: commit, versions, processor."""
+    """What the figures depend on: commit, versions, processor, GPUs."""
     return {
         "commit": commit(),
         "processor": _processor(),
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ],
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         **{n: metadata.version(n) for n in ("tensorflow", "keras", "numpy")},

@@ -341,8 +341,9 @@ class BatchNormalization(keras.layers.Layer):
             trainable=False,
             autocast=False,
             # Replicas that are not synchronized differ, and have to tell each
-            # other; those that are have the same statistics already.
-            aggregation="only_first_replica" if self.synchronized else "mean",
+            # other; those that are have the same statistics already, and each
+            # follows them by itself.
+            aggregation="none" if self.synchronized else "mean",
         )
 
     def call(

@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from keras_bn.backend import compiling
 from keras_bn.data import ArrayDataset
+from tests import devices
 
 settings.register_profile(
     "ci", max_examples=200, derandomize=True, deadline=None, database=None
@@ -20,6 +21,7 @@ settings.register_profile(
     "nightly", max_examples=2000, deadline=None, database=None, print_blob=True
 )
 settings.load_profile("ci")
+devices.compute_exactly()
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,12 @@ import dataclasses
 import sys
 import warnings
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute import mirrored_run, mirrored_strategy
 
 from keras_bn import BatchNormalization
 from tests import layers
@@ -103,6 +105,9 @@ def run(strategy, case, *, synchronized):
     local = {
         n: strategy.experimental_local_results(r) for n, r in results.items()
     }
+    for variable in layer.non_trainable_variables:
+        first, *others = strategy.experimental_local_results(variable.value)
+        assert all(np.array_equal(first, other) for other in others)
     return {
         "y": np.concatenate(local["y"]),
         "dx": np.concatenate(local["dx"]),
@@ -174,6 +179,24 @@ def error_in_a_condition(strategy):
     return ""
 
 
+def one_compiled_replica():
+    """One step within XLA, on what TensorFlow takes for a GPU."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        layer = CASES["feature_maps"].layer(synchronized=True)
+    step = tf.function(
+        lambda *call: layers.call(layer, *call), jit_compile=True
+    )
+    as_gpu = {"_is_gpu_device": lambda _: True}
+    with (
+        mock.patch.multiple(mirrored_run, **as_gpu),
+        mock.patch.multiple(mirrored_strategy, **as_gpu),
+    ):
+        inputs = map(tf.constant, CASES["feature_maps"].inputs()[:2])
+        tf.function(strategy.run)(step, tuple(inputs))
+    return layers.statistics(layer)
+
+
 def main(path):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
@@ -192,6 +215,8 @@ def main(path):
     results["second_order/x"] = second_order(strategy, CASES["feature_maps"])
     for key, value in fit(strategy, synchronized=True).items():
         results[f"fit/{key}"] = value
+    for key, value in one_compiled_replica().items():
+        results[f"one_compiled/{key}"] = value
     results["in_a_condition/error"] = error_in_a_condition(strategy)
     np.savez(path, **results)
 

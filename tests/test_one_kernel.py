@@ -9,7 +9,7 @@ import tensorflow as tf
 from benchmarks import operations
 from keras_bn import BatchNormalization, ops
 from keras_bn.backend import compiling
-from tests import layers, versions
+from tests import devices, layers, versions
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
 
@@ -49,13 +49,7 @@ def ran(model, x):
     return operations.of_call(lambda: run(x))
 
 
-#: What TensorFlow joins is another thing on another device.
-on_cpu = pytest.mark.skipif(
-    bool(tf.config.list_physical_devices("GPU")), reason="runs on a GPU"
-)
-
-
-@on_cpu
+@devices.on_cpu
 @pytest.mark.parametrize("shape", [(None, 6, 6), (8, 6, 6), (None, None, 6)])
 def test_convolution_normalization_and_relu_are_one_kernel(shape):
     model, _ = network(shape=(*shape, 5))
@@ -65,7 +59,7 @@ def test_convolution_normalization_and_relu_are_one_kernel(shape):
     assert not kinds & {"Sub", "Mul", "BiasAdd", "Rsqrt"}
 
 
-@on_cpu
+@devices.on_cpu
 @pytest.mark.parametrize("size", [None, 6])
 def test_a_convolution_of_sequences_and_normalization_are_one_kernel(size):
     kinds = ran(network(shape=(None, size, 5))[0], images(shape=(8, 6, 5)))
@@ -74,7 +68,7 @@ def test_a_convolution_of_sequences_and_normalization_are_one_kernel(size):
     assert not set(kinds) & {"Sub", "Mul", "BiasAdd", "Rsqrt"}
 
 
-@on_cpu
+@devices.on_cpu
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_an_activation_within_is_part_of_it(activation):
     model, _ = network(activation=activation)

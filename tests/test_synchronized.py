@@ -42,10 +42,11 @@ def replicated(tmp_path_factory):
 
 
 def alone(case):
-    """One device, the full batch."""
-    layer = case.layer(synchronized=False)
+    """One device, the full batch; the CPU, as for the replicas."""
     x, dy, mask = case.inputs()
-    call = layers.call(layer, x, dy, mask=mask if case.masked else None)
+    with tf.device("CPU"):
+        layer = case.layer(synchronized=False)
+        call = layers.call(layer, x, dy, mask=mask if case.masked else None)
     return {**call._asdict(), **layers.statistics(layer)}
 
 
@@ -115,6 +116,15 @@ def test_fit_on_two_replicas_gives_the_weights_of_one_device(replicated):
     assert measured.keys() == expected.keys()
     for name, want in expected.items():
         assert layers.relative_error(measured[name], want) < 1e-5, name
+
+
+def test_one_replica_needs_no_other_in_a_compiled_step(replicated):
+    """As of `MirroredStrategy` on a single GPU."""
+    measured = replicated("one_compiled")
+    expected = alone(replicas.CASES["feature_maps"])
+    for name, want in measured.items():
+        assert layers.relative_error(want, expected[name]) < 1e-12, name
+    assert measured
 
 
 def test_replicas_do_not_meet_within_a_condition(replicated):

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a GPU does otherwise than a CPU."""
+
+import os
+
+import pytest
+import tensorflow as tf
+
+ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+on_cpu = pytest.mark.skipif(ON_GPU, reason="holds of a CPU only")
+
+
+def compute_exactly():
+    """Products of float32 in float32, and sums in one order.
+
+    Else a GPU rounds what it multiplies to 10 bits, and adds up in an order
+    that changes, so that no test could compare digits.
+    """
+    if ON_GPU:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        # Not `enable_op_determinism`, for which all that is random needs a
+        # seed, and Keras compiles nothing.
+        os.environ["TF_DETERMINISTIC_OPS"] = "1"
