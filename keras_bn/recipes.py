@@ -236,7 +236,9 @@ class Recipe:
         free=True,
     )
     jit_compile: bool = _field(
-        True, "compile the training step with XLA", hyperparameter=False
+        True,
+        "compile the training step with XLA; on one device only",
+        hyperparameter=False,
     )
     strategy: str = _field(
         "one_device",

@@ -127,6 +127,11 @@ def test_one_replica_needs_no_other_in_a_compiled_step(replicated):
     assert measured
 
 
+def test_a_recipe_trains_on_a_single_gpu(replicated):
+    """XLA compiles no step there: Keras' optimizer counts across replicas."""
+    assert replicated("recipe")["steps"].tolist() == [3, 3]
+
+
 def test_replicas_do_not_meet_within_a_condition(replicated):
     assert "merge_call" in str(replicated("in_a_condition")["error"])
 

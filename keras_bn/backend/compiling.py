@@ -223,8 +223,9 @@ def images_for_one_kernel(
 ) -> tuple[Tensor | None, list[int]]:
     """What TensorFlow's own kernel is to normalize, with given statistics.
 
-    It is as exact but under XLA. After a convolution it costs next to nothing:
-    TensorFlow's graph optimizer makes one kernel of both, and of a ReLU.
+    On a CPU it is as exact but under XLA. After a convolution it costs next to
+    nothing: TensorFlow's graph optimizer makes one kernel of both, and of a
+    ReLU. That of a GPU loses the digits of a large mean.
 
     Returns:
         Images `[N, H, W, C]`, and the axes that are to be squeezed out of
@@ -232,7 +233,8 @@ def images_for_one_kernel(
         the kernel is not worth it.
     """
     images, squeezed = x, []
-    if not tf.is_symbolic_tensor(x) or xla.compiles():
+    on_gpu = bool(tf.config.get_visible_devices("GPU"))
+    if on_gpu or not tf.is_symbolic_tensor(x) or xla.compiles():
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")

@@ -152,7 +152,7 @@ class StreamedSteps:
         test_part: `test_part(part)`: the test batches, likewise; every part
             has as many.
         strategy: Where to train.
-        jit_compile: Whether XLA compiles a step; on one device only.
+        jit_compile: Whether XLA compiles a step; without a strategy only.
     """
 
     def __init__(
@@ -167,11 +167,9 @@ class StreamedSteps:
         self._train_part = train_part
         self._test_part = test_part
         self._strategy = strategy
-        alone = strategy.num_replicas_in_sync == 1
+        step = make_train_step(model)
         self._train_step = self._everywhere(
-            tf.function(make_train_step(model), jit_compile=True)
-            if jit_compile and alone
-            else make_train_step(model)
+            tf.function(step, jit_compile=True) if jit_compile else step
         )
         self._test_step = self._everywhere(make_test_step(model))
         self._batches: Iterator[Any] | None = None
