@@ -47,10 +47,13 @@ def probabilities(
 
     Returns:
         `[N, classes]` and labels `[N]`.
+
+    Raises:
+        keras_bn.training.InputError: If a batch cannot be read.
     """
     rank = len(model.inputs[0].shape)
     found, labels, count = [], [], 0
-    for inputs, targets in batches.as_numpy_iterator():
+    for inputs, targets in training.readable(batches.as_numpy_iterator):
         views = inputs[:, None] if inputs.ndim == rank else inputs
         flat = views.reshape(-1, *views.shape[2:])
         logits = [

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from analysis import evaluate
 from keras_bn import training
@@ -106,6 +107,26 @@ def test_views_of_an_image_are_averaged():
     each = np.exp(views[0]) / np.exp(views[0]).sum(1, keepdims=True)
     np.testing.assert_allclose(p, [each.mean(0)], rtol=1e-6)
     assert labels.tolist() == [0]
+
+
+def test_a_batch_that_cannot_be_read_is_one_line():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+
+    def batches():
+        yield np.zeros((3, 2), np.float32), np.zeros(3, np.int32)
+        raise OSError(5, "Input/output error", "a.jpg")
+
+    dataset = tf.data.Dataset.from_generator(
+        batches,
+        output_signature=(
+            tf.TensorSpec((3, 2)),
+            tf.TensorSpec((3,), tf.int32),
+        ),
+    )
+    counter = evaluate.Counter("", 6, unit="images")
+    message = r"^a batch cannot be read: OSError: .*Input/output .*'a.jpg'$"
+    with pytest.raises(training.InputError, match=message):
+        evaluate.probabilities(model, dataset, counter=counter)
 
 
 @pytest.mark.parametrize(

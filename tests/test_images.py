@@ -662,6 +662,19 @@ def test_an_image_that_cannot_be_read_is_tried_again(tmp_path, monkeypatch):
         record.read()
 
 
+def test_images_to_look_with_that_cannot_be_read_are_one_line(
+    tiny, monkeypatch
+):
+    def failing(*_):
+        raise OSError(5, "Input/output error", "a.jpg")
+
+    monkeypatch.setattr(records.Images, "take", failing)
+    monkeypatch.setattr(resident.Pixels, "take", failing)
+    message = r"^a batch cannot be read: .*Input/output error: 'a.jpg'$"
+    with pytest.raises(DataError, match=message):
+        tiny.probe()
+
+
 def test_other_numbers_of_crops_are_refused(tiny):
     with pytest.raises(ValueError, match=r"1, 10, 144\. Received: crops=7"):
         tiny.test(batch_size=5, crops=7)

@@ -574,6 +574,47 @@ def test_an_evaluation_that_cannot_be_read_costs_no_step(
     assert goes_on.evaluations[:-1] == evaluations
 
 
+def test_statistics_of_what_cannot_be_read_cost_no_step(
+    tmp_path, tiny_recipe, tiny_dataset, monkeypatch
+):
+    """They are estimated when the run goes on, and what follows is the same."""
+    recipe = tiny_recipe.replace(population_statistics=3)
+    expected = run(recipe, tiny_dataset)
+    make_batches, left = runs.training_batches, [1]
+
+    def breaking(*given):
+        def fail_once(x, y):
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(5, "Input/output error", "a.jpg")
+            return x, y
+
+        batches = make_batches(*given)
+        spec = batches.element_spec
+        return batches.map(
+            lambda x, y: [
+                tf.ensure_shape(found, of.shape)
+                for found, of in zip(
+                    tf.numpy_function(
+                        fail_once, [x, y], [of.dtype for of in spec]
+                    ),
+                    spec,
+                    strict=True,
+                )
+            ]
+        )
+
+    monkeypatch.setattr(runs, "training_batches", breaking)
+    folder = RunFolder(tmp_path)
+    message = r"^a batch cannot be read: OSError: .*Input/output .*'a.jpg'$"
+    with pytest.raises(training.InputError, match=message):
+        run(recipe, tiny_dataset, folder=folder)
+    assert training.restore(folder, tiny_dataset)[1] == 20
+    model, result = run(recipe, tiny_dataset, folder=folder)
+    assert_same(weights(model), weights(expected[0]))
+    assert result.evaluations == expected[1].evaluations
+
+
 def test_what_cannot_be_read_again_hides_no_loss_that_is_not_finite(
     tmp_path, tiny_recipe, tiny_dataset, monkeypatch
 ):
@@ -639,6 +680,13 @@ def test_batches_before_one_that_cannot_be_read_are_trained_on(
         steps.evaluate()
     with pytest.raises(execution.InputError, match=message):
         steps.batch(3)
+    read_part, steps._train_part = (
+        steps._train_part,
+        lambda *_: os.stat("a.jpg"),
+    )
+    with pytest.raises(execution.InputError, match=r"No such file.*'a.jpg'$"):
+        steps.batch(3)
+    steps._train_part = read_part
     broken[0] = False
     assert len(steps.train(3, 2)) == 2
     assert int(model.optimizer.iterations) == 5

@@ -8,7 +8,8 @@ compiled loop. Everything else comes through tf.data and goes through
 tf.distribute, a step at a time.
 """
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -201,7 +202,7 @@ class StreamedSteps:
 
     def batch(self, step: int) -> Tensor:
         """See `Steps`."""
-        return next(_readable(lambda: self._train_part(step, (0, 1))))[0]
+        return next(readable(lambda: self._train_part(step, (0, 1))))[0]
 
     def train_graph(self) -> Any:
         """The graph of a training step, for those who count operations."""
@@ -214,7 +215,7 @@ class StreamedSteps:
         """Iterates over what every replica of this process gets."""
         total = self._strategy.num_replicas_in_sync
         if total == 1:
-            return _readable(lambda: part((0, 1)).prefetch(2))
+            return readable(lambda: part((0, 1)).prefetch(2))
 
         def of_this_process(context: Any) -> Any:
             local = total // context.num_input_pipelines
@@ -224,7 +225,7 @@ class StreamedSteps:
             return tf.data.Dataset.choose_from_datasets(parts, turns)
 
         distribute = self._strategy.distribute_datasets_from_function
-        return _readable(lambda: distribute(of_this_process))
+        return readable(lambda: distribute(of_this_process))
 
     def _everywhere(self, step: Callable[..., Tensor]) -> Any:
         """The step on all replicas; the result is the same on each."""
@@ -238,21 +239,26 @@ class StreamedSteps:
         return run
 
 
-def _readable(make: Callable[[], Any]) -> Iterator[Any]:
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Makes an `InputError` of what goes wrong while batches are read."""
+    try:
+        yield
+    except (*OUT_OF_MEMORY, *strategies.PROCESS_LOST):
+        raise
+    except (tf.errors.OpError, OSError) as error:
+        raise InputError(f"a batch cannot be read: {reason(error)}") from None
+
+
+def readable(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     """The batches of what is made; where one cannot be read, `InputError`."""
-    iterator = None
+    with reading():
+        iterator = iter(make())
     while True:
-        try:
-            if iterator is None:
-                iterator = iter(make())
-            batch = next(iterator)
-        except StopIteration:
+        with reading():
+            batch = next(iterator, None)
+        if batch is None:
             return
-        except (*OUT_OF_MEMORY, *strategies.PROCESS_LOST):
-            raise
-        except tf.errors.OpError as error:
-            why = reason(error)
-            raise InputError(f"a batch cannot be read: {why}") from None
         yield batch
 
 

@@ -16,7 +16,9 @@ from keras_bn.arguments import one_of
 from keras_bn.data import augment, reading, resident, views
 from keras_bn.data.arrays import identity_of
 from keras_bn.data.batch_order import BatchOrder, share
+from keras_bn.data.errors import DataError
 from keras_bn.data.records import Images
+from keras_bn.errors import reason
 
 #: Test images that a network is looked at with.
 PROBE = 256
@@ -83,13 +85,22 @@ class ImageDataset:
         Args:
             size: How many test images, evenly spread over all; fewer if there
                 are not so many.
+
+        Raises:
+            DataError: If they cannot be read.
         """
         chosen = np.linspace(0, self.test_examples - 1, size).astype(int)
         chosen = np.unique(chosen)
         some = dataclasses.replace(
             self, test_images=self.test_images.only(chosen)
         )
-        ((x, y),) = some.test(batch_size=len(chosen)).as_numpy_iterator()
+        try:
+            batches = some.test(batch_size=len(chosen))
+            ((x, y),) = batches.as_numpy_iterator()
+        except (tf.errors.OpError, OSError) as error:
+            raise DataError(
+                f"a batch cannot be read: {reason(error)}"
+            ) from None
         return x, y
 
     def train(

@@ -248,7 +248,8 @@ class _Statistics(PopulationStatistics):
 
     def on_test_begin(self, logs: Any = None) -> None:
         try:
-            super().on_test_begin(logs)
+            with execution.reading():
+                super().on_test_begin(logs)
         except ValueError as error:
             rate = keras.ops.convert_to_numpy(
                 self.model.optimizer.learning_rate
