@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import keras_bn
-from benchmarks import measure
+from benchmarks import measure, tables
 
 FLAGS = flags.FLAGS
 
@@ -155,19 +155,21 @@ def rows(
 
 def markdown(measured: Sequence[dict[str, Any]]) -> str:
     """The table of docs/performance.md: what BN adds, in microseconds."""
-    lines = [
-        "| | block | shape | without | ours adds | | Keras' adds | |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    head = ["", "block", "shape", "without", "ours adds", "", "Keras' adds", ""]
+    lines: list[list[Any]] = [head]
     for case in measured:
         without, *with_bn = (case["seconds"][name] * 1e6 for name in MAKERS)
         added = [
-            f"{micros - without:z,.0f} | {micros / without - 1:z.0%}"
+            cell
             for micros in with_bn
+            for cell in (
+                f"{micros - without:z,.0f}",
+                f"{micros / without - 1:z.0%}",
+            )
         ]
         cells = [case["pass"], case["block"], case["shape"], f"{without:,.0f}"]
-        lines.append(f"| {' | '.join(map(str, [*cells, *added]))} |")
-    return "\n".join(lines)
+        lines.append([*cells, *added])
+    return tables.markdown(lines, left=3)
 
 
 def main(_: list[str]) -> None:

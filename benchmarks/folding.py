@@ -31,7 +31,7 @@ from absl import app, flags
 from scipy.special import softmax
 
 import keras_bn
-from benchmarks import measure
+from benchmarks import measure, tables
 from keras_bn import folding, structure
 from keras_bn.dtypes import default_policy
 
@@ -184,7 +184,7 @@ def markdown(results: dict[str, Any]) -> str:
         *("network", "image", "BN", "left", "time ratio"),
         *("converted", "folded", "rounding", "folded, float64"),
     ]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for name, one in results.items():
         differences = [
             one["float32"]["converted"]["predictions"],
@@ -200,7 +200,7 @@ def markdown(results: dict[str, Any]) -> str:
                 *(f"{difference:.0e}" for difference in differences),
             ]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return tables.markdown(rows)
 
 
 def measured_before(settings: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import keras_bn
-from benchmarks import measure
+from benchmarks import measure, tables
 
 FLAGS = flags.FLAGS
 Tensor = Any
@@ -325,17 +325,13 @@ def _table(rows: Sequence[Row], pass_: str) -> str:
         name for name in HEADS if any(name in row["seconds"] for row in rows)
     ]
     heads = [HEADS[name] for name in others]
-    lines = [
-        f"**{pass_}**, seconds of ours over seconds of the other:",
-        "",
-        f"| | shape | ours, µs | copies | {' | '.join(heads)} |",
-        f"| --- | --- |{' ---: |' * (2 + len(others))}",
-    ]
+    lines: list[list[Any]] = [["", "shape", "ours, µs", "copies", *heads]]
     for row in rows:
         if row["pass"] != pass_:
             continue
         seconds = row["seconds"]
         cells = [
+            *(row["case"], row["shape"]),
             f"{seconds['ours'] * 1e6:,.0f}",
             f"{seconds['ours'] / seconds['copy']:.1f}",
             *(
@@ -343,23 +339,21 @@ def _table(rows: Sequence[Row], pass_: str) -> str:
                 for o in others
             ),
         ]
-        lines.append(
-            f"| {row['case']} | {row['shape']} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        lines.append(cells)
+    title = f"**{pass_}**, seconds of ours over seconds of the other:"
+    return f"{title}\n\n{tables.markdown(lines, left=2)}"
 
 
 def _summary(rows: Sequence[Row]) -> str:
     lines = [
-        "Geometric means (and the largest):",
-        "",
-        "| | over Keras, 6 shapes "
-        "| over the fused kernel, 4 shapes of rank 4 |",
-        "| --- | ---: | ---: |",
+        [
+            *("", "over Keras, 6 shapes"),
+            "over the fused kernel, 4 shapes of rank 4",
+        ]
     ]
     for pass_ in PASSES:
         for case in ("float32", "relu"):
-            cells = []
+            cells = [f"{pass_}, {case}"]
             for other, ranks in (("keras", (2, 4)), ("fused", (4,))):
                 ratios = [
                     row["seconds"]["ours"] / row["seconds"][other]
@@ -369,8 +363,9 @@ def _summary(rows: Sequence[Row]) -> str:
                 ]
                 mean = statistics.geometric_mean(ratios)
                 cells.append(f"{mean:.2f} ({max(ratios):.2f})")
-            lines.append(f"| {pass_}, {case} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells)
+    title = "Geometric means (and the largest):"
+    return f"{title}\n\n{tables.markdown(lines, left=1)}"
 
 
 def main(_: list[str]) -> None:

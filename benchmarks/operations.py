@@ -17,7 +17,7 @@ from absl import app, flags
 from tensorflow.python.eager import context
 
 import keras_bn
-from benchmarks import layer, measure
+from benchmarks import layer, measure, tables
 
 FLAGS = flags.FLAGS
 
@@ -107,14 +107,11 @@ def main(_: list[str]) -> None:
     """Counts, prints a table, writes the JSON."""
     tf.get_logger().setLevel("ERROR")  # Each graph is traced once.
     counted = rows()
-    print(f"| | | {' | '.join(LAYERS)} |")
-    print(f"| --- | --- |{' ---: |' * len(LAYERS)}")
+    lines = [["", "", *LAYERS]]
     for row in counted:
         totals = [f"{sum(row[name].values()):g}" for name in LAYERS]
-        print(
-            f"| {row['pass']} | {row['activation'] or ''} "
-            f"| {' | '.join(totals)} |"
-        )
+        lines.append([row["pass"], row["activation"] or "", *totals])
+    print(tables.markdown(lines, left=2))
     measure.write(FLAGS.output, counted)
 
 

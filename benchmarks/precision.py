@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import app, flags
 from numpy.typing import NDArray
 
-from benchmarks import measure
+from benchmarks import measure, tables
 from keras_bn import BatchNormalization
 
 FLAGS = flags.FLAGS
@@ -163,24 +163,21 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
         key = row["dtype"], row["values"], row["mean"]
         groups.setdefault(key, {})[row["mode"]] = row["errors"]
     names = list(measured[0]["errors"])
-    lines = [
-        f"| dtype | values | mean | {' | '.join(names)} |",
-        f"|{' --- |' * (3 + len(names))}",
-    ]
+    lines = [["dtype", "values", "mean", *names]]
     for (dtype, values, mean), by_mode in groups.items():
-        cells = []
+        cells = [dtype, f"{values:,}", f"{mean:g}"]
         for name in names:
             figures = [_figure(errors[name]) for errors in by_mode.values()]
             same = len(set(figures)) == 1
             cells.append(figures[0] if same else " / ".join(figures))
-        lines.append(
-            f"| {dtype} | {values:,} | {mean:g} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        lines.append(cells)
+    return tables.markdown(lines)
 
 
-def _figure(value: float) -> str:
-    return f"{value:.0e}" if math.isfinite(value) else "not finite"
+def _figure(value: float | None) -> str:
+    # JSON has null for what is not finite.
+    finite = value is not None and math.isfinite(value)
+    return f"{value:.0e}" if finite else "not finite"
 
 
 def _torch(x: Array, expected: Array) -> dict[str, float]:

@@ -31,7 +31,7 @@ from absl import app, flags
 from numpy.typing import NDArray
 
 import keras_bn
-from benchmarks import layer, measure
+from benchmarks import layer, measure, tables
 
 FLAGS = flags.FLAGS
 Tensor = Any
@@ -213,15 +213,19 @@ def rows(processes: int, rounds: int) -> Iterator[dict[str, Any]]:
 def main(_: list[str]) -> None:
     """Measures, writes the JSON, prints a table."""
     measured = list(rows(FLAGS.processes, FLAGS.rounds))
-    print("| shape | | in turn with | / Keras | | error |")
-    print("| --- | --- | --- | ---: | --- | ---: |")
+    head = ["shape", "", "in turn with", "/ Keras", "", "error"]
+    lines = [head]
     for row in measured:
         ratios, error = row["over keras"], row["error at a large mean"]
-        print(
-            f"| {row['shape']} | {row['design']} | {row['in turn with']} "
-            f"| {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {error:.0e} |"
+        lines.append(
+            [
+                *(row["shape"], row["design"], row["in turn with"]),
+                f"{statistics.median(ratios):.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+                f"{error:.0e}",
+            ]
         )
+    print(tables.markdown(lines, left=3))
     measure.write(FLAGS.output, measured)
 
 

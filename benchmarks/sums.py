@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import app, flags
 from numpy.typing import NDArray
 
-from benchmarks import measure
+from benchmarks import measure, tables
 from keras_bn.backend import reductions
 
 FLAGS = flags.FLAGS
@@ -225,14 +225,14 @@ def main(_: list[str]) -> None:
     """Measures, prints a table, writes the JSON."""
     measured = list(rows(FLAGS.rounds))
     shapes = [str(row["shape"]) for row in measured]
-    print(f"| copies and error | {' | '.join(shapes)} |")
-    print(f"| --- |{' --- |' * len(shapes)}")
+    lines = [["copies and error", *shapes]]
     for name in CONTESTANTS:
-        cells = []
+        cells = [name]
         for row_ in measured:
             copies = row_["seconds"][name] / row_["seconds"]["copy"]
             cells.append(f"{copies:.2f}, {row_['error'][name]:.0e}")
-        print(f"| {name} | {' | '.join(cells)} |")
+        lines.append(cells)
+    print(tables.markdown(lines, left=1))
     measure.write(FLAGS.output, measured)
 
 
