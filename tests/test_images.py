@@ -15,6 +15,8 @@ from keras_bn import counting, data
 from keras_bn.data import (
     augment,
     decoding,
+    headers,
+    listing,
     records,
     resident,
     verification,
@@ -111,7 +113,7 @@ def test_layouts(tmp_path, names, classes, train, test):
     path = pictures.write_zip(
         tmp_path / "set.zip", dict.fromkeys(names, pictures.jpeg())
     )
-    tree = records.read_tree(path)
+    tree = listing.read_tree(path)
     assert list(tree.classes) == classes
     assert (len(tree.train), len(tree.test)) == (train, test)
 
@@ -122,7 +124,7 @@ def test_a_class_without_training_images_is_refused(tmp_path):
     )
     folder = pictures.write_folder(tmp_path, contents)
     with pytest.raises(DataError, match=r"without any: images"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 @pytest.mark.parametrize("encoded", [b"", damaged_tables()])
@@ -150,7 +152,7 @@ def test_a_part_is_not_guessed(tmp_path, inside, outside):
     folder = pictures.write_folder(tmp_path / "set", contents)
     received = f"Received: {inside}, {outside}$"
     with pytest.raises(DataError, match=rf"/set: .*train/<class>.*{received}"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -164,12 +166,12 @@ def test_flat_test_images_need_folders_of_classes(tmp_path, part, image, above):
     rule = f"{above}{part}/ must have a folder per class, as train/ has"
     received = f"Received: {above}{part}/{image}$"
     with pytest.raises(DataError, match=rf"/set: {rule}.*{received}"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 def test_flat_test_images_may_be_named_after_the_folders(tmp_path):
     contents = dict.fromkeys(["train/n01/a.jpg", "val/n01_b.jpg"], b"")
-    tree = records.read_tree(pictures.write_folder(tmp_path, contents))
+    tree = listing.read_tree(pictures.write_folder(tmp_path, contents))
     assert (tree.classes, len(tree.test)) == (("n01",), 1)
 
 
@@ -177,7 +179,7 @@ def test_flat_test_images_may_be_named_after_the_folders(tmp_path):
 def test_of_two_test_parts_one_is_taken(written, name, caplog):
     contents = pictures.members()
     contents[f"test/{name}"] = pictures.jpeg()
-    tree = records.read_tree(written(contents))
+    tree = listing.read_tree(written(contents))
     assert tree.classes == ("cat", "dog")
     assert (len(tree.train), len(tree.test)) == (12, 4)
     assert all(r.name.startswith("val/") for r in tree.test.records)
@@ -195,13 +197,13 @@ def test_of_two_test_parts_one_is_taken(written, name, caplog):
 def test_tar_archives_must_be_unpacked(tmp_path, names, given, said):
     pictures.write_folder(tmp_path, dict.fromkeys(names, bytes(1024)))
     with pytest.raises(DataError, match=rf"zip .*unpacked\. Rec.*/{said}$"):
-        records.read_tree(tmp_path / given)
+        listing.read_tree(tmp_path / given)
 
 
 def test_a_listing_reads_no_image(written, monkeypatch):
     path = written(pictures.members())
     monkeypatch.setattr(records.Record, "read", None)
-    tree = records.read_tree(path)
+    tree = listing.read_tree(path)
     assert (len(tree.train), len(tree.test)) == (12, 4)
 
 
@@ -210,7 +212,7 @@ def test_a_class_is_not_guessed(tmp_path):
         tmp_path / "set", {"train/1.png": pictures.png()}
     )
     with pytest.raises(DataError, match=r"<class>_<rest>.*train/1.png"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 def test_links_to_folders_and_images_are_followed(tmp_path):
@@ -222,7 +224,7 @@ def test_links_to_folders_and_images_are_followed(tmp_path):
         (folder / image).symlink_to(elsewhere / image)
     for name in ("train/dog", "val"):
         (folder / name).symlink_to(elsewhere / name)
-    tree = records.read_tree(folder)
+    tree = listing.read_tree(folder)
     assert tree.classes == ("cat", "dog")
     assert np.bincount(tree.train.labels).tolist() == [3, 6]
     assert np.bincount(tree.test.labels).tolist() == [2, 2]
@@ -234,16 +236,16 @@ def test_links_that_lead_round_in_a_circle_are_refused(tmp_path, to):
     folder = pictures.write_folder(tmp_path / "set", pictures.members())
     (folder / "train" / "round").symlink_to(to)
     with pytest.raises(DataError, match=r"train/round.*must not lie in itself"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 def test_links_that_lead_nowhere_are_refused_unless_hidden(tmp_path):
     folder = pictures.write_folder(tmp_path / "set", pictures.members())
     (folder / "train" / ".lock").symlink_to("nobody")
-    assert records.read_tree(folder).classes == ("cat", "dog")
+    assert listing.read_tree(folder).classes == ("cat", "dog")
     (folder / "train" / "bird").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"train/bird is a link.*nowhere"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -257,13 +259,13 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"train/dog.*Permission denied"):
-        records.read_tree(folder)
+        listing.read_tree(folder)
 
 
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"pipe must be a file"):
-        records.read_tree(tmp_path / "pipe")
+        listing.read_tree(tmp_path / "pipe")
 
 
 def test_a_test_part_that_is_absent_is_said(tmp_path, caplog):
@@ -332,7 +334,7 @@ def test_all_kinds_of_damage_are_told_apart(written):
 def test_images_that_are_too_large_are_left_out_unread(tmp_path, monkeypatch):
     contents = pictures.members()
     contents["train/cat/huge.jpg"] = bytes(3000)
-    monkeypatch.setattr(records, "LARGEST_FILE", 2999)
+    monkeypatch.setattr(listing, "LARGEST_FILE", 2999)
     path = pictures.write_folder(tmp_path, contents)
     dataset = data.load("image_folder", data_dir=path, image_size=8)
     assert dataset.skipped == {
@@ -362,7 +364,7 @@ def test_a_member_that_does_not_inflate_is_left_out(tmp_path):
     path = pictures.write_zip(
         tmp_path / "set.zip", contents, zipfile.ZIP_DEFLATED
     )
-    record = records.read_tree(path).train.records[2]
+    record = listing.read_tree(path).train.records[2]
     spoiled = bytearray(path.read_bytes())
     spoiled[record.offset] |= 6  # There is no such kind of block.
     path.write_bytes(spoiled)
@@ -438,7 +440,7 @@ def test_what_passes_the_check_decodes():
         places = rng.integers(2, len(whole), rng.integers(1, 9))
         whole[places] = rng.integers(0, 256, len(places))
         encoded = whole.tobytes()
-        if records.damage_of(encoded) or verification.complaint(encoded):
+        if headers.damage_of(encoded) or verification.complaint(encoded):
             continue
         passed += 1
         for padded in (False, True):
@@ -505,14 +507,14 @@ def test_archives_that_are_no_plain_images_are_refused(tmp_path, entry, reason):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(entry, pictures.jpeg())
     with pytest.raises(DataError, match=rf"evil.zip is refused.*{reason}"):
-        records.read_tree(path)
+        listing.read_tree(path)
 
 
 def test_an_archive_of_a_later_version_is_named(tmp_path):
     path = pictures.write_zip(tmp_path / "set.zip", pictures.members())
     archives.spoil(path, archives.FROM_THE_FUTURE)
     with pytest.raises(DataError, match=r"set.zip cannot be.*version 9.9"):
-        records.read_tree(path)
+        listing.read_tree(path)
 
 
 def test_an_archive_with_a_name_that_is_no_text_is_named(tmp_path):
@@ -523,17 +525,17 @@ def test_an_archive_with_a_name_that_is_no_text_is_named(tmp_path):
     spoiled = path.read_bytes().replace(name, b"k\xff\xfefer")
     path.write_bytes(spoiled)
     with pytest.raises(DataError, match=r"set.zip cannot be read.*utf-8"):
-        records.read_tree(path)
+        listing.read_tree(path)
 
 
 def test_a_member_that_says_it_is_huge_is_refused(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("train/cat/a.jpg", bytes(records.LARGEST_FILE + 1))
+        archive.writestr("train/cat/a.jpg", bytes(listing.LARGEST_FILE + 1))
     with pytest.raises(
         DataError, match="says that it has more than 67,108,864"
     ):
-        records.read_tree(path)
+        listing.read_tree(path)
 
 
 @pytest.mark.parametrize("said", [0, 1000])
@@ -544,7 +546,7 @@ def test_a_member_is_never_inflated_beyond_what_it_says(tmp_path, said):
     contents = path.read_bytes()
     size = struct.pack("<I", 1_000_000)
     path.write_bytes(contents.replace(size, struct.pack("<I", said)))
-    (record,) = records._in_archive(path)
+    (record,) = listing._in_archive(path)
     assert len(record.read()) <= max(said, 1)
 
 

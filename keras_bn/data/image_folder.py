@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from keras_bn.data import records, verification
+from keras_bn.data import listing, verification
 from keras_bn.data.errors import DataError
 from keras_bn.data.images import ImageDataset
 from keras_bn.writing import replacing
@@ -21,7 +21,7 @@ def load(
     name: str = "image_folder",
     padded: bool = False,
 ) -> ImageDataset:
-    """Lists the images; see `keras_bn.data.records.read_tree` for the layout.
+    """Lists the images; see `keras_bn.data.listing.read_tree` for the layout.
 
     Args:
         data_dir: The folder or the zip archive, which is not extracted.
@@ -37,7 +37,7 @@ def load(
             f"dataset={name} needs --data_dir: a folder or a zip archive with "
             "train/<class>/<image> and val/<class>/<image>"
         )
-    tree = verification.verified(records.read_tree(data_dir))
+    tree = verification.verified(listing.read_tree(data_dir))
     test = tree.test
     if not len(test):
         _LOG.warning(

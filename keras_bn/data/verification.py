@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 from keras_bn.counting import Counter
 from keras_bn.data import reading
 from keras_bn.data.decoding import decoded
-from keras_bn.data.records import (
-    Images,
-    Tree,
-    damage_of,
-    no_whole_test_images,
-)
+from keras_bn.data.headers import damage_of
+from keras_bn.data.listing import Tree, no_whole_test_images
+from keras_bn.data.records import Images
 from keras_bn.errors import reason, some
 
 _LOG = logging.getLogger(__name__)

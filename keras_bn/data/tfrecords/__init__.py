@@ -13,11 +13,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bn.counting import Counter
-from keras_bn.data import files, records, verification
+from keras_bn.data import files, listing, verification
 from keras_bn.data.errors import DataError
 from keras_bn.data.images import ImageDataset
 from keras_bn.data.reading import ENCODED
-from keras_bn.data.records import Images
+from keras_bn.data.records import Images, Record
 from keras_bn.data.tfrecords import sharding
 from keras_bn.data.tfrecords.sharding import CLASSES, COUNTS
 from keras_bn.errors import reason, some
@@ -71,7 +71,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
     if not len(train):
         raise DataError(f"{folder}: no training image decodes")
     if listed["test"] and not len(test):
-        raise records.no_whole_test_images(folder)
+        raise listing.no_whole_test_images(folder)
     untaught = sorted({*test.labels.tolist()} - {*train.labels.tolist()})
     if untaught:
         raise DataError(
@@ -126,11 +126,9 @@ def _named(key: tuple[str, int, int]) -> str:
     return f"{part}-{index:05d}-of-{total:05d}"
 
 
-def _records(
-    paths: Sequence[Path], origin: Mapping[str, Any]
-) -> list[records.Record]:
+def _records(paths: Sequence[Path], origin: Mapping[str, Any]) -> list[Record]:
     """The records of shards, as many as their conversion wrote."""
-    shards = records.in_shards(paths)
+    shards = listing.in_shards(paths)
     for path, shard in zip(paths, shards, strict=True):
         count = origin.get(COUNTS, {}).get(path.name, len(shard))
         sharding.expect(path, count, found=len(shard))

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bn.counting import Counter
-from keras_bn.data import files, records, verification
+from keras_bn.data import files, headers, listing, verification
 from keras_bn.data.errors import DataError
+from keras_bn.data.records import Images
 from keras_bn.errors import reason
 from keras_bn.writing import TEMPORARY, replacing, write_json
 
@@ -43,7 +44,7 @@ def write(
     one that was killed left under temporary names is deleted.
 
     Args:
-        source: See `keras_bn.data.records.read_tree`.
+        source: See `keras_bn.data.listing.read_tree`.
         target: Folder; made if missing.
         shards: Number of training shards; validation has an eighth of them.
         first_label: The first class' label, 0 or 1.
@@ -58,7 +59,7 @@ def write(
             cannot be listed, `target` holds another conversion, or what was
             written cannot be read back.
     """
-    tree = verification.verified(records.read_tree(source))
+    tree = verification.verified(listing.read_tree(source))
     if shards > len(tree.train):
         raise ValueError(
             f"shards must be <= {len(tree.train)}, the number of training "
@@ -167,7 +168,7 @@ def _dealt(
     }
 
 
-def _claim(folder: Path, tree: records.Tree, options: dict[str, Any]) -> None:
+def _claim(folder: Path, tree: listing.Tree, options: dict[str, Any]) -> None:
     """Refuses to mix the shards of two conversions in a folder."""
     digest = hashlib.sha256()
     for images in (tree.train, tree.test):
@@ -225,7 +226,7 @@ def _write_shard(path: Path, examples: Iterator[bytes], count: int) -> None:
 
 
 def _examples(
-    images: records.Images,
+    images: Images,
     rows: Sequence[int],
     classes: Sequence[str],
     first_label: int,
@@ -233,12 +234,12 @@ def _examples(
     for row in rows:
         record, label = images.records[row], int(images.labels[row])
         data = record.read()
-        size = records.picture_size(data)
+        size = headers.picture_size(data)
         if size is None:
             raise DataError(f"{record.name} has changed since it was listed")
         features = {
             "image/encoded": data,
-            "image/format": b"JPEG" if records.is_jpeg(data) else b"PNG",
+            "image/format": b"JPEG" if headers.is_jpeg(data) else b"PNG",
             "image/height": size[0],
             "image/width": size[1],
             "image/filename": record.name.encode("utf-8", "surrogateescape"),
