@@ -2,7 +2,7 @@
 """What batch normalization adds to the blocks of a network.
 
     python -m benchmarks.blocks
-    python -m benchmarks.blocks --times=8 --jit_compile  # of a GPU
+    python -m benchmarks.blocks --times=8 --jit_compile  # on a GPU
 
 Eight blocks follow one another, each a dense layer or a convolution, batch
 normalization, and a ReLU: with our layer, with Keras', and without any. Within
@@ -117,7 +117,7 @@ def row(
     block: str,
     shape: tuple[int, ...],
     rounds: int,
-    jit_compile: bool = False,
+    jit_compile: bool,
 ) -> dict[str, Any]:
     """Seconds of a block, by what normalizes it."""
     values = np.random.default_rng(1).standard_normal(shape, np.float32)
@@ -136,21 +136,26 @@ def row(
         "pass": pass_,
         "block": block,
         "shape": list(shape),
+        "jit_compile": jit_compile,
         "seconds": {name: s / BLOCKS for name, s in seconds.items()},
     }
 
 
 def rows(
-    passes: Sequence[str], blocks: Sequence[str], times: int, *options: Any
+    *,
+    passes: Sequence[str],
+    blocks: Sequence[str],
+    times: int,
+    rounds: int,
+    jit_compile: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Every case in a process of its own.
-
-    Batches are so many `times` as large as those of the cases.
-    """
+    """Every case in a process of its own, its batch `times` as large."""
     for pass_, (block, (batch, *others)) in itertools.product(passes, CASES):
         if block.removesuffix(UNKNOWN) in blocks:
             shape = (batch * times, *others)
-            yield measure.in_a_process(row, pass_, block, shape, *options)
+            yield measure.in_a_process(
+                row, pass_, block, shape, rounds, jit_compile
+            )
 
 
 def markdown(measured: Sequence[dict[str, Any]]) -> str:
@@ -174,9 +179,9 @@ def markdown(measured: Sequence[dict[str, Any]]) -> str:
 
 def main(_: list[str]) -> None:
     """Measures, writes the JSON after each case, prints a table."""
-    options = FLAGS.passes, FLAGS.blocks, FLAGS.times
+    names = "passes", "blocks", "times", "rounds", "jit_compile"
     measured = []
-    for found in rows(*options, FLAGS.rounds, FLAGS.jit_compile):
+    for found in rows(**{name: FLAGS[name].value for name in names}):
         measured.append(found)
         measure.write(FLAGS.output, measured)
         print(*list(found.values())[:3], flush=True)

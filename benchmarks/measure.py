@@ -38,8 +38,8 @@ def interleaved(
     Each round has an order of its own.
 
     Args:
-        contestants: Functions without arguments that end when their work is
-            done, or given to TensorFlow's devices.
+        contestants: Functions without arguments that return when their work
+            is done, or in the queue of a device of TensorFlow's.
         rounds: Number of rounds.
         warm_up: Rounds before these, unmeasured.
 
@@ -63,7 +63,7 @@ def interleaved(
 
 
 def _wait() -> None:
-    """Until a GPU has done what it was given; a CPU has when a call returns."""
+    """Returns when GPUs have done all they were given; CPUs have by then."""
     if tf.config.list_physical_devices("GPU"):
         tf.test.experimental.sync_devices()
 

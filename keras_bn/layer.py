@@ -340,10 +340,9 @@ class BatchNormalization(keras.layers.Layer):
             initializer=initializer,
             trainable=False,
             autocast=False,
-            # Replicas that are not synchronized differ, and have to tell each
-            # other; those that are have the same statistics already, and each
-            # follows them by itself.
-            aggregation="none" if self.synchronized else "mean",
+            aggregation=moving_averages.aggregation(
+                synchronized=self.synchronized
+            ),
         )
 
     def call(

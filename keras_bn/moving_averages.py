@@ -9,9 +9,27 @@ from typing import Any
 
 import keras
 
-from keras_bn.backend import replicas, tensorflow as backend
+from keras_bn.backend import replicas, strategies, tensorflow as backend
 
 Tensor = Any
+
+
+def aggregation(*, synchronized: bool) -> str:
+    """How a moving average that is made now stays one over all replicas.
+
+    Of synchronized replicas the first has what all have; the others take the
+    mean. A single one has nothing to tell, and can then be in a step that XLA
+    compiles, where replicas do not meet.
+
+    Args:
+        synchronized: Whether replicas normalize with common statistics.
+
+    Returns:
+        `aggregation` of `keras.Variable`.
+    """
+    if not strategies.several_replicas():
+        return "none"
+    return "only_first_replica" if synchronized else "mean"
 
 
 def follow(

@@ -7,7 +7,6 @@ A process of its own, as TensorFlow allows logical devices only before it has
 started and one strategy per process.
 """
 
-import contextlib
 import dataclasses
 import sys
 import warnings
@@ -19,10 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import mirrored_run, mirrored_strategy
 
-from keras_bn import BatchNormalization, training
-from keras_bn.data import ArrayDataset
-from keras_bn.recipes import Recipe
-from keras_bn.training.steps import make_steps
+from keras_bn import BatchNormalization
 from tests import layers
 
 
@@ -183,44 +179,22 @@ def error_in_a_condition(strategy):
     return ""
 
 
-@contextlib.contextmanager
-def as_one_gpu():
-    """A strategy of one device that TensorFlow takes for a GPU."""
+def one_compiled_replica(*, synchronized):
+    """A training call within XLA, where TensorFlow takes the CPU for a GPU."""
     gpu = {"_is_gpu_device": lambda _: True}
     with (
         mock.patch.multiple(mirrored_run, **gpu),
         mock.patch.multiple(mirrored_strategy, **gpu),
     ):
-        yield tf.distribute.MirroredStrategy(["CPU:0"])
-
-
-def one_compiled_replica():
-    """A training call within XLA."""
-    with as_one_gpu() as strategy:
+        strategy = tf.distribute.MirroredStrategy(["CPU:0"])
         with strategy.scope():
-            layer = CASES["feature_maps"].layer(synchronized=True)
+            layer = CASES["feature_maps"].layer(synchronized=synchronized)
         step = tf.function(
             lambda *call: layers.call(layer, *call), jit_compile=True
         )
         inputs = map(tf.constant, CASES["feature_maps"].inputs()[:2])
         tf.function(strategy.run)(step, tuple(inputs))
     return layers.statistics(layer)
-
-
-def steps_of_a_recipe():
-    """How many of three steps of a recipe are taken, and of its optimizer."""
-    recipe = Recipe(strategy="mirrored", width=8, batch_size=4)
-    x = np.zeros((12, 5), np.float32)
-    y = np.arange(12, dtype=np.int32) % 3
-    dataset = ArrayDataset(
-        name="zeros", x_train=x, y_train=y, x_test=x, y_test=y, classes=3
-    )
-    with as_one_gpu() as strategy:
-        with strategy.scope():
-            model = training.build_model(recipe, input_shape=(5,), classes=3)
-        steps = make_steps(recipe, dataset, model, strategy)
-        metrics = steps.train(0, 3)
-    return np.array([len(metrics), model.optimizer.iterations.numpy()])
 
 
 def main(path):
@@ -241,9 +215,16 @@ def main(path):
     results["second_order/x"] = second_order(strategy, CASES["feature_maps"])
     for key, value in fit(strategy, synchronized=True).items():
         results[f"fit/{key}"] = value
-    for key, value in one_compiled_replica().items():
-        results[f"one_compiled/{key}"] = value
-    results["recipe/steps"] = steps_of_a_recipe()
+    for synchronized in (True, False):
+        values = one_compiled_replica(synchronized=synchronized)
+        for key, value in values.items():
+            results[f"one_compiled/{synchronized}/{key}"] = value
+    central = tf.distribute.experimental.CentralStorageStrategy(
+        ["CPU:0", "CPU:1"], "CPU:0"
+    )
+    values = run(central, CASES["feature_maps"], synchronized=True)
+    for key, value in values.items():
+        results[f"central_storage/{key}"] = value
     results["in_a_condition/error"] = error_in_a_condition(strategy)
     np.savez(path, **results)
 

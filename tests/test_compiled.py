@@ -303,7 +303,7 @@ def test_sums_in_blocks_are_exact_where_values_are_many():
 
 
 @devices.on_cpu
-def test_other_sums_are_not():
+def test_plain_sums_of_a_cpu_are_less_exact():
     x = np.random.default_rng(0).random((2**20, 4), np.float32)
     exact = x.astype("float64").sum(0)
     assert layers.relative_error(tf.reduce_sum(x, 0), exact) > 2e-6

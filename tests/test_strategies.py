@@ -118,3 +118,10 @@ def test_a_started_processor_cannot_be_split_further():
     np.asarray(strategies.tf.zeros(1))
     with pytest.raises(ValueError, match="Received: replicas=64"):
         strategies.make("mirrored", 64)
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_single_device_needs_no_replicas(replicas):
+    strategy = strategies.make("mirrored", replicas)
+    assert strategy is strategies.make("one_device", 0)
+    assert strategies.is_alone(strategy)

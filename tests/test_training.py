@@ -489,6 +489,16 @@ def test_what_ran_keeps_no_data(tiny_recipe, tiny_dataset):
     assert not [each for each in tensors if each.shape == x.shape]
 
 
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_one_mirrored_replica_trains_as_one_device(
+    replicas, tiny_recipe, tiny_dataset, whole
+):
+    recipe = tiny_recipe.replace(strategy="mirrored", replicas=replicas)
+    model, result = run(recipe, tiny_dataset)
+    assert_same(weights(model), weights(whole[0]))
+    assert result.evaluations == whole[1].evaluations
+
+
 class Unreadable:
     """Steps of which the batch after some cannot be read."""
 

@@ -233,8 +233,9 @@ def images_for_one_kernel(
         the kernel is not worth it.
     """
     images, squeezed = x, []
-    on_gpu = bool(tf.config.get_visible_devices("GPU"))
-    if on_gpu or not tf.is_symbolic_tensor(x) or xla.compiles():
+    if not tf.is_symbolic_tensor(x) or xla.compiles():
+        return None, []
+    if tf.config.get_visible_devices("GPU"):
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")

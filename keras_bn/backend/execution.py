@@ -153,7 +153,7 @@ class StreamedSteps:
         test_part: `test_part(part)`: the test batches, likewise; every part
             has as many.
         strategy: Where to train.
-        jit_compile: Whether XLA compiles a step; without a strategy only.
+        jit_compile: Whether XLA compiles a step; where one device is alone.
     """
 
     def __init__(

@@ -55,7 +55,17 @@ def make(name: str, replicas: int, /) -> Strategy:
             f"replicas must be <= {len(devices)}, the number of {kind}s. "
             f"Received: replicas={replicas}"
         )
-    return tf.distribute.MirroredStrategy(devices[: replicas or None])
+    devices = devices[: replicas or None]
+    # A single device has no other to meet, and a whole step can be compiled.
+    if len(devices) == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def is_alone(strategy: Strategy) -> bool:
+    """Whether it is one device of one process."""
+    alone = strategy.num_replicas_in_sync == 1
+    return alone and not several_processes(strategy)
 
 
 def is_chief(strategy: Strategy) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_bn.backend import execution
+from keras_bn.backend import execution, strategies
 from keras_bn.data import ArrayDataset
 from keras_bn.data.batch_order import BatchOrder
 from keras_bn.data.images import ImageDataset
@@ -29,7 +29,8 @@ def make_steps(
         model: Its model, made within the strategy's scope.
         strategy: Where to train.
     """
-    if recipe.strategy == "one_device" and isinstance(dataset, ArrayDataset):
+    alone = strategies.is_alone(strategy)
+    if alone and isinstance(dataset, ArrayDataset):
         order = BatchOrder(
             examples=dataset.train_examples,
             batch_size=recipe.batch_size,
@@ -50,8 +51,7 @@ def make_steps(
             batch_size=max(STREAMED_TEST_BATCH, recipe.batch_size), part=part
         ),
         strategy=strategy,
-        # Replicas meet outside what XLA compiles, even if there is but one.
-        jit_compile=recipe.jit_compile and recipe.strategy == "one_device",
+        jit_compile=recipe.jit_compile and alone,
     )
 
 
