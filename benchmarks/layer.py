@@ -279,7 +279,7 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def measured(rounds: int, times: int) -> Iterator[Row]:
-    """Measures every case in a process of its own, its batch `times` as large."""
+    """Each case in a process of its own, its batch `times` as large."""
     for pass_ in PASSES:
         for name, (batch, *others), *rest in CASES:
             shape = (batch * times, *others)
