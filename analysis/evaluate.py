@@ -23,7 +23,7 @@ from absl import flags
 from numpy.typing import NDArray
 
 from analysis import files
-from keras_bn import data, training
+from keras_bn import data, failures, training
 from keras_bn.command_line import Command
 from keras_bn.counting import Counter
 from keras_bn.data.views import CROPS, require_crops
@@ -49,11 +49,11 @@ def probabilities(
         `[N, classes]` and labels `[N]`.
 
     Raises:
-        keras_bn.training.InputError: If a batch cannot be read.
+        keras_bn.failures.InputError: If a batch cannot be read.
     """
     rank = len(model.inputs[0].shape)
     found, labels, count = [], [], 0
-    for inputs, targets in training.readable(batches.as_numpy_iterator):
+    for inputs, targets in failures.readable(batches.as_numpy_iterator):
         views = inputs[:, None] if inputs.ndim == rank else inputs
         flat = views.reshape(-1, *views.shape[2:])
         logits = [

@@ -109,7 +109,8 @@ def load_probe(
 
     Raises:
         ValueError: If none are named.
-        DataError: If they cannot be read.
+        DataError: If they cannot be listed.
+        keras_bn.failures.InputError: If they cannot be read.
     """
     if not source:
         raise ValueError("data must name examples. Received: no --data")

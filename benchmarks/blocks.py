@@ -174,7 +174,7 @@ def markdown(measured: Sequence[dict[str, Any]]) -> str:
         ]
         cells = [case["pass"], case["block"], case["shape"], f"{without:,.0f}"]
         lines.append([*cells, *added])
-    return tables.markdown(lines, left=3)
+    return tables.markdown(lines, right=5)
 
 
 def main(_: list[str]) -> None:

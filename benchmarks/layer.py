@@ -338,7 +338,7 @@ def _table(rows: Sequence[Row], pass_: str) -> str:
         ]
         lines.append(cells)
     title = f"**{pass_}**, seconds of ours over seconds of the other:"
-    return f"{title}\n\n{tables.markdown(lines, left=2)}"
+    return f"{title}\n\n{tables.markdown(lines, right=len(lines[0]) - 2)}"
 
 
 def _summary(rows: Sequence[Row]) -> str:
@@ -362,7 +362,7 @@ def _summary(rows: Sequence[Row]) -> str:
                 cells.append(f"{mean:.2f} ({max(ratios):.2f})")
             lines.append(cells)
     title = "Geometric means (and the largest):"
-    return f"{title}\n\n{tables.markdown(lines, left=1)}"
+    return f"{title}\n\n{tables.markdown(lines, right=2)}"
 
 
 def main(_: list[str]) -> None:

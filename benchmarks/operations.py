@@ -111,7 +111,7 @@ def main(_: list[str]) -> None:
     for row in counted:
         totals = [f"{sum(row[name].values()):g}" for name in LAYERS]
         lines.append([row["pass"], row["activation"] or "", *totals])
-    print(tables.markdown(lines, left=2))
+    print(tables.markdown(lines, right=len(LAYERS)))
     measure.write(FLAGS.output, counted)
 
 

@@ -225,7 +225,7 @@ def main(_: list[str]) -> None:
                 f"{error:.0e}",
             ]
         )
-    print(tables.markdown(lines, left=3))
+    print(tables.markdown(lines, right=3))
     measure.write(FLAGS.output, measured)
 
 

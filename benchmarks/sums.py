@@ -232,7 +232,7 @@ def main(_: list[str]) -> None:
             copies = row_["seconds"][name] / row_["seconds"]["copy"]
             cells.append(f"{copies:.2f}, {row_['error'][name]:.0e}")
         lines.append(cells)
-    print(tables.markdown(lines, left=1))
+    print(tables.markdown(lines))
     measure.write(FLAGS.output, measured)
 
 

@@ -5,18 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def markdown(rows: Sequence[Sequence[Any]], *, left: int | None = None) -> str:
+def markdown(rows: Sequence[Sequence[Any]], *, right: int = 0) -> str:
     """Rows of cells as a Markdown table, the first one its head.
 
     Args:
         rows: Cells, as many in each row.
-        left: Columns that are aligned to the left, others to the right; `None`
-            for all.
+        right: How many of the last columns are aligned to the right.
     """
     head, *others = rows
-    if left is None:
-        left = len(head)
-    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    rule = ["---"] * (len(head) - right) + ["---:"] * right
     return "\n".join(map(_line, (head, rule, *others)))
 
 

@@ -9,10 +9,10 @@ LONGEST = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: What a message says of the program rather than of what is wrong.
 _OF_TENSORFLOW = re.compile(
-    r"\{\{function_node .*?\}\}"
+    r"\[\[\{\{.*"
+    r"|\{\{function_node .*?\}\}"
     r"|Error in user-defined function .*? iterator: \S+"
     r"|\[Op:\w*\]( name:\s?\S*)?"
-    r"|\[\[\{\{node.*"
     r"|Traceback \(most recent call last\):.*",
     re.DOTALL,
 )

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import operations, sums
+from benchmarks import operations, sums, tables
 
 
 @pytest.mark.parametrize("pass_", ["forward+backward", "inference"])
@@ -25,3 +25,8 @@ def test_a_small_layer_takes_fewer_operations_than_keras(pass_, activation):
 def test_every_way_to_sum_gives_the_sums(name, shape):
     x = np.random.default_rng(0).normal(1.0, 1.0, shape).astype(np.float32)
     assert sums.error(sums.CONTESTANTS[name], x) < 2e-6
+
+
+def test_tables_are_markdown():
+    table = tables.markdown([["", "of", "µs"], ["a", [2, 3], 4]], right=1)
+    assert table == "| | of | µs |\n| --- | --- | ---: |\n| a | [2, 3] | 4 |"

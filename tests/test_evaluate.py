@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from analysis import evaluate
-from keras_bn import training
+from keras_bn import failures, training
 from keras_bn.data import digits
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import open_run_folder
@@ -125,7 +125,7 @@ def test_a_batch_that_cannot_be_read_is_one_line():
     )
     counter = evaluate.Counter("", 6, unit="images")
     message = r"^a batch cannot be read: OSError: .*Input/output .*'a.jpg'$"
-    with pytest.raises(training.InputError, match=message):
+    with pytest.raises(failures.InputError, match=message):
         evaluate.probabilities(model, dataset, counter=counter)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bn import counting, data
+from keras_bn import counting, data, errors, failures
 from keras_bn.data import (
     augment,
     decoding,
@@ -664,17 +664,30 @@ def test_an_image_that_cannot_be_read_is_tried_again(tmp_path, monkeypatch):
         record.read()
 
 
-def test_images_to_look_with_that_cannot_be_read_are_one_line(
-    tiny, monkeypatch
-):
+def test_names_of_nodes_are_no_reason():
+    """As TensorFlow has them of what fails within a loop of a data set."""
+    said = (
+        "Invalid JPEG data, size 480\n\t "
+        "[[{{function_node map_while}}{{node map/while/cond/ExtractJpegShape}}]]"
+        " [Op:IteratorGetNext] name: "
+    )
+    assert errors.reason(ValueError(said)) == "Invalid JPEG data, size 480"
+
+
+def test_images_that_cannot_be_read_later_are_one_line(tiny, monkeypatch):
     def failing(*_):
         raise OSError(5, "Input/output error", "a.jpg")
 
     monkeypatch.setattr(records.Images, "take", failing)
     monkeypatch.setattr(resident.Pixels, "take", failing)
     message = r"^a batch cannot be read: .*Input/output error: 'a.jpg'$"
-    with pytest.raises(DataError, match=message):
-        tiny.probe()
+    for read in (
+        lambda images: images.probe(),
+        lambda images: images.test(batch_size=5),
+        lambda images: images.train(batch_size=5, seed=0),
+    ):
+        with pytest.raises(failures.InputError, match=message):
+            read(dataclasses.replace(tiny))  # That has read nothing.
 
 
 def test_other_numbers_of_crops_are_refused(tiny):

@@ -11,6 +11,7 @@ import pytest
 from analysis import event_file
 from benchmarks import measure
 from keras_bn.backend import strategies
+from tests import devices
 from tests.faults import processes
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
@@ -120,7 +121,7 @@ def test_a_started_processor_cannot_be_split_further():
         strategies.make("mirrored", 64)
 
 
-@pytest.mark.parametrize("replicas", [0, 1])
+@pytest.mark.parametrize("replicas", [pytest.param(0, marks=devices.on_cpu), 1])
 def test_a_single_device_needs_no_replicas(replicas):
     strategy = strategies.make("mirrored", replicas)
     assert strategy is strategies.make("one_device", 0)

@@ -8,8 +8,7 @@ compiled loop. Everything else comes through tf.data and goes through
 tf.distribute, a step at a time.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -18,19 +17,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bn.backend import replicas, strategies
-from keras_bn.errors import ExpectedError, reason
+from keras_bn.failures import InputError, readable
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 #: What a step reports: loss and accuracy.
 METRICS = ("loss", "accuracy")
-#: What is raised where memory, of whatever device, is not enough.
-OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 #: The share of an auxiliary head in the loss (Szegedy et al. 2014).
 AUXILIARY_WEIGHT = 0.3
-
-
-class InputError(ExpectedError):
-    """A batch that cannot be read."""
 
 
 class Steps(Protocol):
@@ -237,29 +230,6 @@ class StreamedSteps:
             return strategy.experimental_local_results(results)[0]
 
         return run
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Makes an `InputError` of what goes wrong while batches are read."""
-    try:
-        yield
-    except (*OUT_OF_MEMORY, *strategies.PROCESS_LOST):
-        raise
-    except (tf.errors.OpError, OSError) as error:
-        raise InputError(f"a batch cannot be read: {reason(error)}") from None
-
-
-def readable(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """The batches of what is made; where one cannot be read, `InputError`."""
-    with reading():
-        iterator = iter(make())
-    while True:
-        with reading():
-            batch = next(iterator, None)
-        if batch is None:
-            return
-        yield batch
 
 
 def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:

@@ -14,14 +14,6 @@ from keras_bn.backend.replicas import total
 
 Strategy = Any  # tf.distribute.Strategy is untyped for mypy.
 
-#: What collectives raise when another process of the run is gone.
-PROCESS_LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
-
 
 @functools.cache
 def make(name: str, replicas: int, /) -> Strategy:
@@ -31,7 +23,8 @@ def make(name: str, replicas: int, /) -> Strategy:
     CPU, or `name` is `"multiworker"`.
 
     Args:
-        name: `"one_device"`, `"mirrored"` (all GPUs of this machine) or
+        name: `"one_device"`, `"mirrored"` (all GPUs of this machine; of a
+            single device the same as `"one_device"`) or
             `"multiworker"` (all machines that `TF_CONFIG` names).
         replicas: How many devices of this machine to use; 0 for all. Without
             a GPU the CPU is split into as many logical devices.
@@ -64,8 +57,8 @@ def make(name: str, replicas: int, /) -> Strategy:
 
 def is_alone(strategy: Strategy) -> bool:
     """Whether it is one device of one process."""
-    alone = strategy.num_replicas_in_sync == 1
-    return alone and not several_processes(strategy)
+    one = strategy.num_replicas_in_sync == 1
+    return one and not several_processes(strategy)
 
 
 def is_chief(strategy: Strategy) -> bool:

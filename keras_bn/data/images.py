@@ -12,13 +12,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from keras_bn import failures
 from keras_bn.arguments import one_of
 from keras_bn.data import augment, reading, resident, views
 from keras_bn.data.arrays import identity_of
 from keras_bn.data.batch_order import BatchOrder, share
-from keras_bn.data.errors import DataError
 from keras_bn.data.records import Images
-from keras_bn.errors import reason
 
 #: Test images that a network is looked at with.
 PROBE = 256
@@ -87,20 +86,16 @@ class ImageDataset:
                 are not so many.
 
         Raises:
-            DataError: If they cannot be read.
+            keras_bn.failures.InputError: If they cannot be read.
         """
         chosen = np.linspace(0, self.test_examples - 1, size).astype(int)
         chosen = np.unique(chosen)
         some = dataclasses.replace(
             self, test_images=self.test_images.only(chosen)
         )
-        try:
-            batches = some.test(batch_size=len(chosen))
+        batches = some.test(batch_size=len(chosen))
+        with failures.reading():
             ((x, y),) = batches.as_numpy_iterator()
-        except (tf.errors.OpError, OSError) as error:
-            raise DataError(
-                f"a batch cannot be read: {reason(error)}"
-            ) from None
         return x, y
 
     def train(
@@ -221,8 +216,10 @@ class ImageDataset:
 
     @functools.cached_property
     def _training(self) -> Images | resident.Pixels:
-        return resident.kept(self.training_images)
+        with failures.reading():
+            return resident.kept(self.training_images)
 
     @functools.cached_property
     def _test(self) -> Images | resident.Pixels:
-        return resident.kept(self.test_images)
+        with failures.reading():
+            return resident.kept(self.test_images)

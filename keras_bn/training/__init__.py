@@ -6,7 +6,7 @@ the same steps; the chief alone keeps the folder and has callbacks.
 """
 
 from keras_bn.backend.checkpoints import CheckpointError
-from keras_bn.backend.execution import InputError, readable
+from keras_bn.failures import InputError
 from keras_bn.training.building import build_model
 from keras_bn.training.loop import TrainingError
 from keras_bn.training.result import Result, summary
@@ -22,7 +22,6 @@ __all__ = [
     "check",
     "describe",
     "make_steps",
-    "readable",
     "restore",
     "run",
     "start",

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
+from keras_bn import failures
 from keras_bn.backend import (
     checkpoints,
     diagnosis,
@@ -95,7 +96,7 @@ class Loop:
 
         Raises:
             TrainingError: If the loss stops being finite.
-            keras_bn.backend.execution.InputError: If a batch cannot be read;
+            keras_bn.failures.InputError: If a batch cannot be read;
                 the steps before are in a checkpoint.
             ValueError: If the run has done more steps than it is to have.
             CheckpointError: If there is a checkpoint and it cannot be restored.
@@ -231,7 +232,7 @@ class Loop:
         """Saves the step if a batch cannot be read in the block."""
         try:
             yield
-        except execution.InputError:
+        except failures.InputError:
             # One of several processes would wait for the others.
             if not strategies.several_processes(self._strategy):
                 self._count_seconds()
@@ -298,7 +299,7 @@ class Loop:
             if good == step and found != diagnosis.BATCH:
                 # Finite when they were written, its weights lead nowhere.
                 good = self._checkpoints.fall_back()
-        except (checkpoints.CheckpointError, execution.InputError) as error:
+        except (checkpoints.CheckpointError, failures.InputError) as error:
             _LOG.warning("%s", error)
             return "", -1
         return found, good

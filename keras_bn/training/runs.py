@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_bn import models
-from keras_bn.backend import checkpoints, execution, strategies
+from keras_bn import failures, models
+from keras_bn.backend import checkpoints, strategies
 from keras_bn.data import FLAT
 from keras_bn.data.batch_order import require_batch_fits
 from keras_bn.errors import reason
@@ -224,7 +224,7 @@ def run(
                 progress=progress,
             )
             return model, loop.run()
-    except strategies.PROCESS_LOST as error:
+    except failures.PROCESS_LOST as error:
         raise TrainingError(
             "another process of the run is gone. Start all of them again with "
             f"--resume. ({reason(error)})"
@@ -235,7 +235,7 @@ def run(
 def _enough_memory(recipe: Recipe) -> Iterator[None]:
     try:
         yield
-    except execution.OUT_OF_MEMORY:
+    except failures.OUT_OF_MEMORY:
         raise TrainingError(
             "model and batch must fit into the memory of the device. "
             f"Received: width={recipe.width:g}, depth={recipe.depth}, "
@@ -248,7 +248,7 @@ class _Statistics(PopulationStatistics):
 
     def on_test_begin(self, logs: Any = None) -> None:
         try:
-            with execution.reading():
+            with failures.reading(operation="IteratorGetNext"):
                 super().on_test_begin(logs)
         except ValueError as error:
             rate = keras.ops.convert_to_numpy(

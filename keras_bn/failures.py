@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What TensorFlow raises, by what has failed: memory, a process, the data."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from keras_bn.errors import ExpectedError, reason
+
+#: What is raised where memory, of whatever device, is not enough.
+OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
+#: What collectives raise when another process of the run is gone.
+PROCESS_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
+class InputError(ExpectedError):
+    """A batch cannot be read."""
+
+
+@contextlib.contextmanager
+def reading(*, operation: str = "") -> Iterator[None]:
+    """Makes an `InputError` of what goes wrong while batches are read.
+
+    Args:
+        operation: The operation that reads, where others run in the block.
+    """
+    try:
+        yield
+    except (*OUT_OF_MEMORY, *PROCESS_LOST):
+        raise
+    except (tf.errors.OpError, OSError) as error:
+        if operation not in str(error):
+            raise
+        raise InputError(f"a batch cannot be read: {reason(error)}") from None
+
+
+def readable(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """The batches of what is made; where one cannot be read, `InputError`."""
+    with reading():
+        iterator = iter(make())
+    while True:
+        with reading():
+            batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch
