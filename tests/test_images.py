@@ -668,7 +668,7 @@ def test_names_of_nodes_are_no_reason():
     """As TensorFlow has them of what fails within a loop of a data set."""
     said = (
         "Invalid JPEG data, size 480\n\t "
-        "[[{{function_node map_while}}{{node map/while/cond/ExtractJpegShape}}]]"
+        "[[{{function_node map_while}}{{node map/while/ExtractJpegShape}}]]"
         " [Op:IteratorGetNext] name: "
     )
     assert errors.reason(ValueError(said)) == "Invalid JPEG data, size 480"
