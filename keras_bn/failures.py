@@ -30,6 +30,10 @@ def reading(*, operation: str = "") -> Iterator[None]:
 
     Args:
         operation: The operation that reads, where others run in the block.
+
+    Raises:
+        InputError: In place of an `OSError` or an error of TensorFlow's, but
+            for those of memory and of other processes.
     """
     try:
         yield
@@ -42,7 +46,14 @@ def reading(*, operation: str = "") -> Iterator[None]:
 
 
 def readable(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """The batches of what is made; where one cannot be read, `InputError`."""
+    """The batches of what is made.
+
+    Args:
+        make: Makes a data set, or another iterable, of batches.
+
+    Raises:
+        InputError: Where a batch cannot be read; see `reading`.
+    """
     with reading():
         iterator = iter(make())
     while True:

@@ -651,6 +651,23 @@ def test_what_cannot_be_read_again_hides_no_loss_that_is_not_finite(
         )
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.InternalError(None, None, "no algorithm [Op:Conv2D]"),
+        tf.errors.ResourceExhaustedError(None, None, "[Op:IteratorGetNext]"),
+        tf.errors.UnavailableError(None, None, "[Op:IteratorGetNext]"),
+    ],
+    ids=["of a model", "memory", "another process"],
+)
+def test_what_is_no_matter_of_reading_is_not_called_so(error):
+    with (
+        pytest.raises(type(error)),
+        failures.reading(operation="IteratorGetNext"),
+    ):
+        raise error
+
+
 def test_batches_before_one_that_cannot_be_read_are_trained_on(
     tiny_recipe, tiny_dataset, monkeypatch
 ):

@@ -127,6 +127,8 @@ class ImageDataset:
         Raises:
             ValueError: For a distortion or an order that is none of these, or
                 a batch larger than the data set.
+            keras_bn.failures.InputError: If images that are kept in memory
+                cannot be read.
         """
         one_of("distortion", distortion, augment.DISTORTIONS)
         order = BatchOrder(
@@ -180,6 +182,7 @@ class ImageDataset:
 
         Raises:
             ValueError: For another number of crops.
+            keras_bn.failures.InputError: As `train`.
         """
         views.require_crops(crops)
         examples = np.arange(self.test_examples, dtype=np.int32)
