@@ -16,6 +16,7 @@ TensorFlow's plain reductions are as exact, and faster, in steps: over blocks of
 64 rows, over blocks of what that leaves, and over the rest.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -168,12 +169,8 @@ def _fold(
     slices: int,
 ) -> Pair:
     """Adds the slices of an axis; and what does not fill them."""
-    size = tf.shape(tensors[0])[axis] // slices
-
-    def cut(tensor: Tensor, start: Any, stop: Any = None) -> Tensor:
-        return tensor[(slice(None),) * axis + (slice(start, stop),)]
-
-    total = function(*[cut(t, 0, size) for t in tensors])
-    for k in range(1, slices):
-        total += function(*[cut(t, k * size, (k + 1) * size) for t in tensors])
-    return total, function(*[cut(t, slices * size) for t in tensors])
+    size = tf.shape(tensors[0])[axis]
+    sizes = [size // slices] * slices + [size % slices]
+    parts = [tf.split(t, sizes, axis, num=slices + 1) for t in tensors]
+    *whole, tail = itertools.starmap(function, zip(*parts, strict=True))
+    return tf.add_n(whole), tail
