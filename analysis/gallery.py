@@ -32,7 +32,7 @@ def drawn(table: Table) -> tuple[list[Picture], list[str]]:
     pictures = [
         *_pairs(table, missing),
         *_seeds(table),
-        *_variants(table),
+        *_variants(table, missing),
         *_all_runs(table, missing),
     ]
     return pictures, missing
@@ -88,8 +88,13 @@ def _seeds(table: Table) -> Iterator[Picture]:
         yield Picture("seeds", caption, style.png(seeds.figure(table, groups)))
 
 
-def _variants(table: Table) -> Iterator[Picture]:
-    if "inception" in figure2.runs_of(table):
+def _variants(table: Table, missing: list[str]) -> Iterator[Picture]:
+    if figure2.runs_of(table):
+        missing += [
+            f"Fig. 2 is without {run}: it differs from Inception's run in data "
+            "set, scale or seed, or from its recipe in the normalization"
+            for run in figure2.left_out(table)
+        ]
         caption = (
             "Fig. 2 of the paper, at the scale of these runs: test accuracy of "
             "Inception and its batch-normalized variants; a diamond where one "

@@ -54,8 +54,9 @@ class Claim:
         measure: Measures it.
         holds: Whether figures are what is expected. Of nothing else, so that
             a test can exchange the sides that are compared.
-        not_seen: Whether our networks are known not to show it, which is a
-            result and not a failure.
+        not_seen: For a claim that our networks are known not to show in full,
+            which is a result and no failure: whether figures have the part
+            that they do show. `None` for a claim that must hold.
         trains: Whether networks are trained for it, which `--full` does at
             the paper's scale and for several seeds.
     """
@@ -66,7 +67,7 @@ class Claim:
     expected: str
     measure: Callable[[Setting], Result]
     holds: Callable[[Figures], bool]
-    not_seen: bool = False
+    not_seen: Callable[[Figures], bool] | None = None
     trains: bool = False
 
     @property

@@ -128,12 +128,12 @@ def _gain(accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
     return gain
 
 
-def _less_careful(figures: Figures) -> bool:
+def _less_careful(figures: Figures, *, by: float = 0.1) -> bool:
     ours, plain = (
         figures[f"worst width, best rate of each, {side}"]
         for side in training.SIDES.values()
     )
-    return ours > plain + 0.1
+    return ours > plain + by
 
 
 def _less_dropout(figures: Figures) -> bool:
@@ -149,6 +149,11 @@ def holds(figures: Figures) -> bool:
     return _less_careful(figures) and _less_dropout(figures)
 
 
+def is_less_careful(figures: Figures) -> bool:
+    """Whether bad widths cost less with BN, if only a little: it was seen."""
+    return _less_careful(figures, by=0.0)
+
+
 CLAIM = Claim(
     number=17,
     title="less need for careful initial weights, and for dropout",
@@ -158,6 +163,6 @@ CLAIM = Claim(
     "less with BN by more than two standard errors",
     measure=measure,
     holds=holds,
-    not_seen=True,
+    not_seen=is_less_careful,
     trains=True,
 )

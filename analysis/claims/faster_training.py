@@ -102,9 +102,21 @@ def draw(table: Table, found: Groups) -> Figure:
 
 def holds(figures: Figures) -> bool:
     """Whether they are what is expected."""
+    return _as_fast(figures, "", share=1 / 2)
+
+
+def holds_at_one_rate(figures: Figures) -> bool:
+    """Whether they are at the paper's one rate, and BN is faster at any."""
+    return _as_fast(figures, "rate", share=1 / 2) and _as_fast(
+        figures, "best rate", share=1
+    )
+
+
+def _as_fast(figures: Figures, start: str, *, share: float) -> bool:
     return all(
-        math.isfinite(ours) and ours <= plain / 2
-        for _, ours, plain in _compared(figures)
+        math.isfinite(ours) and ours <= share * plain
+        for name, ours, plain in _compared(figures)
+        if name.startswith(start)
     )
 
 
@@ -117,6 +129,6 @@ CLAIM = Claim(
     "mean over seeds",
     measure=measure,
     holds=holds,
-    not_seen=True,
+    not_seen=holds_at_one_rate,
     trains=True,
 )

@@ -101,7 +101,8 @@ def holds(figures: Figures) -> bool:
     clean = figures["clean: source"]
     return (
         figures["contrast: source"] < clean - 0.03
-        and figures["contrast: without BN"] < clean - 0.03
+        and figures["contrast: without BN"]
+        < figures["clean: without BN"] - 0.03
         and figures["contrast: target"] > clean - 0.01
         and figures["noise: target"] < clean - 0.03
         and figures["inverted: target"] < clean - 0.03

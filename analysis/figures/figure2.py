@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.table import Table
+from analysis.table import Run, Table
 
 #: In the paper's order; the last two are the failures it reports.
 VARIANTS = (
@@ -19,6 +19,8 @@ VARIANTS = (
     ("inception_x5", "Inception x5"),
     ("inception_sigmoid", "Inception-Sigmoid"),
 )
+#: Fields of a recipe in which runs must agree to be compared.
+_SCALE = ("dataset", "image_size", "width", "batch_size", "steps", "seed")
 #: Steps to Inception's best accuracy, and best accuracy, on ImageNet.
 PRINTED = {
     "inception": ("31.0M", "72.2%"),
@@ -52,15 +54,54 @@ class Row:
 
 
 def runs_of(table: Table) -> dict[str, str]:
-    """Runs of the variants, in the paper's order: variant to run."""
-    found = {}
-    for variant, _ in VARIANTS:
-        for run in table.runs.values():
-            name = str(run.recipe.get("recipe", ""))
-            known = name in (variant, f"cifar10_{variant}")
-            if known and table.has(run.name, "validation", "accuracy"):
-                found[variant] = run.name
-    return found
+    """Runs of the variants that can be compared, in the paper's order.
+
+    They have the data set, scale and seed of one run of Inception: the one that
+    most variants can be compared with.
+
+    Returns:
+        Variant to run; empty without a run of Inception.
+    """
+    runs = _candidates(table)
+    choices = [
+        {variant: run.name for variant, run in runs if _scale(run) == scale}
+        for scale in {_scale(run): None for _, run in runs}
+    ]
+    found = max(
+        (choice for choice in choices if "inception" in choice),
+        key=len,
+        default={},
+    )
+    return {v: found[v] for v, _ in VARIANTS if v in found}
+
+
+def left_out(table: Table) -> list[str]:
+    """Runs of the variants that cannot be compared with those of `runs_of`."""
+    shown = runs_of(table).values()
+    names = {run.name for run in table.runs.values() if _variant(run)}
+    return sorted(names.difference(shown))
+
+
+def _candidates(table: Table) -> list[tuple[str, Run]]:
+    """Each variant, and its evaluated runs that normalize as it does."""
+    return [
+        (variant, run)
+        for run in table.runs.values()
+        if (variant := _variant(run))
+        and table.has(run.name, "validation", "accuracy")
+        and (run.recipe.get("norm", "none") == "none")
+        == variant.startswith("inception")
+    ]
+
+
+def _variant(run: Run) -> str:
+    """The variant that a run's recipe names, or nothing."""
+    name = str(run.recipe.get("recipe", "")).removeprefix("cifar10_")
+    return name if name in dict(VARIANTS) else ""
+
+
+def _scale(run: Run) -> tuple[str, ...]:
+    return tuple(str(run.recipe.get(name)) for name in _SCALE)
 
 
 def rows(table: Table) -> list[Row]:
