@@ -128,7 +128,8 @@ def run_path(recipe: recipes.Recipe) -> Path:
 def run(recipe: recipes.Recipe) -> training.Result | None:
     """Trains in the run's folder; the result, `None` for a dry run."""
     path = run_path(recipe)
-    if FLAGS.data_dir is not None and recipe.dataset == "digits":
+    bundled = recipe.dataset == "digits"
+    if FLAGS.data_dir is not None and bundled:
         raise ValueError(
             "data_dir is for data sets in files, digits is bundled. Received: "
             f"data_dir={FLAGS.data_dir}"
@@ -137,6 +138,9 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
     training.check(recipe)
     _, chief = training.start(recipe)
     options = {"resume": FLAGS.resume, "overwrite": FLAGS.overwrite}
+    if FLAGS.dry_run and not (bundled or FLAGS.data_dir):
+        print(training.describe(recipe))
+        return None
     if chief and not FLAGS.dry_run:
         run_folder.check_run_folder(path, recipe, **options)
     dataset = data.load(

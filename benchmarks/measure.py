@@ -8,20 +8,17 @@ ratios within one process are reported as results.
 import concurrent.futures
 import json
 import multiprocessing
-import os
-import platform
 import random
 import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from keras_bn.environment import commit
+from keras_bn.environment import environment as about
 from keras_bn.writing import write_json
 
 Result = TypeVar("Result")
@@ -102,17 +99,11 @@ def cluster(processes: int) -> list[dict[str, str]]:
 
 def environment() -> dict[str, Any]:
     """What the figures depend on: commit, versions, processor, GPUs."""
-    return {
-        "commit": commit(),
-        "processor": _processor(),
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name")
-            for gpu in tf.config.list_physical_devices("GPU")
-        ],
-        "cpu_count": os.cpu_count(),
-        "python": platform.python_version(),
-        **{n: metadata.version(n) for n in ("tensorflow", "keras", "numpy")},
-    }
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return about(device=", ".join(map(str, names)) or "cpu")
 
 
 def write(path: str | Path, results: Any) -> None:
@@ -121,12 +112,3 @@ def write(path: str | Path, results: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {"environment": environment(), "results": results}
     write_json(path, contents)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [x.split(":")[1].strip() for x in lines if x.startswith("model n")]
-    return names[0] if names else platform.machine()

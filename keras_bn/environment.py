@@ -5,20 +5,23 @@ import os
 import platform
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from keras_bn._version import __version__
 
 
 def environment(*, device: str) -> dict[str, Any]:
-    """Device, platform and versions, for JSON.
+    """Commit, device, processor, platform and versions, for JSON.
 
     Args:
         device: What it ran on; see `devices`.
     """
     names = ("tensorflow", "keras", "numpy")
     return {
+        "commit": commit(),
         "device": device,
+        "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -37,21 +40,34 @@ def devices() -> str:
 
 
 def commit() -> str:
-    """The commit of the repository that this runs in, or `unknown`.
+    """The commit of this code; `unknown` unless it is in a repository.
 
     Marked as dirty where code differs from it; results in docs are no code.
     """
-    name = _git("describe", "--always") or "unknown"
-    changed = _git("status", "--porcelain", "-uno", "--", ":!docs")
-    return name + "-dirty" * bool(changed)
+    if not _git("ls-files", Path(__file__).name):
+        return "unknown"  # Installed, perhaps below somebody else's repository.
+    changed = _git("status", "--porcelain", "-uno", "--", ":/", ":!/docs")
+    return _git("describe", "--always") + "-dirty" * bool(changed)
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; nothing where there is no repository, or no git."""
+    """What git prints of this folder; nothing without repository or git."""
     try:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return ""
     return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [x.split(":")[1].strip() for x in lines if x.startswith("model n")]
+    return names[0] if names else platform.machine()

@@ -501,6 +501,23 @@ def test_low_precision(policy):
     np.testing.assert_allclose(actual, expected, atol=0.03 * expected.max())
 
 
+@pytest.mark.parametrize(("variance", "fits"), [(1.0, True), (1e-4, False)])
+def test_what_would_not_fit_into_float16_stays(variance, fits):
+    keras.config.set_dtype_policy("float16")
+    model = stack((4,), layers.Dense(8, name="linear"), OURS(name="bn"))
+    linear, norm = model.layers
+    linear.kernel.assign(np.full((4, 8), 30.0))
+    norm.gamma.assign(np.full(8, 40.0))
+    norm.moving_mean.assign(np.full(8, 120.0))
+    norm.moving_variance.assign(np.full(8, variance))
+    x = np.ones((2, 4), np.float16)
+    expected = np.asarray(model(x))
+    reason = "the weights of linear would not fit into float16"
+    assert fits or reason in reasons(model)["bn"]
+    assert fits == (not reasons(model))
+    np.testing.assert_allclose(keras_bn.fold(model)(x), expected, atol=40)
+
+
 @pytest.mark.parametrize("variance", [np.nan, -1e-3, -1.0])
 def test_a_layer_without_a_root_stays(variance):
     norm = KERAS(name="bn")

@@ -2,12 +2,13 @@
 import json
 import re
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from keras_bn import run_folder
+from keras_bn import environment, run_folder
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolderError
 from keras_bn.writing import write_json
@@ -49,9 +50,32 @@ def test_a_new_folder_holds_recipe_and_environment(tmp_path):
     contents = json.loads(folder.recipe_file.read_text())
     assert Recipe.from_mapping(contents["recipe"]) == recipe
     assert contents["environment"]["device"] == "cpu:0"
+    assert contents["environment"]["processor"]
     assert {"keras_bn", "tensorflow", "keras"} <= set(
         contents["environment"]["versions"]
     )
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+    here = environment.commit()
+    monkeypatch.chdir(tmp_path)
+    assert environment.commit() == here
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    package = tmp_path / "lib" / "keras_bn"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(
+        environment, "__file__", str(package / "environment.py")
+    )
+    (package / "environment.py").touch()
+    assert environment.commit() == "unknown"
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    clean = environment.commit()
+    assert clean != "unknown"
+    (package / "environment.py").write_text("changed")
+    assert environment.commit() == f"{clean}-dirty"
 
 
 def test_an_existing_run_is_never_mixed_in(tmp_path):

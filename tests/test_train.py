@@ -108,6 +108,19 @@ def test_dry_run_touches_nothing(command, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "classes"),
+    [("fig1_bn --dataset=mnist", 10), ("cifar10_bn_x5", 10), ("bn_x5", 1000)],
+)
+def test_dry_run_needs_no_data(recipe, classes, command, monkeypatch):
+    monkeypatch.setattr(train.data, "load", None)
+    code, out, err = command("--dry_run", *f"--recipe={recipe}".split())
+    assert (code, err) == (0, "")
+    assert "unknown, as no data were read" in out
+    (line,) = (line for line in out.splitlines() if "classes  " in line)
+    assert line.split() == ["classes", f"{classes:,}"]
+
+
 def test_a_run_leaves_everything_in_its_folder(command, tmp_path):
     code, out, err = command(*QUICK)
     assert (code, err) == (0, "")

@@ -715,6 +715,32 @@ def test_batches_before_one_that_cannot_be_read_are_trained_on(
     assert int(model.optimizer.iterations) == 5
 
 
+def test_streamed_steps_end_before_their_stretch_when_asked_to(
+    tiny_recipe, tiny_dataset
+):
+    model = training.build_model(tiny_recipe, input_shape=(16,), classes=3)
+    batch = tiny_dataset.x_train[:4], tiny_dataset.y_train[:4]
+    data = tf.data.Dataset.from_tensors(batch).repeat()
+    steps = execution.StreamedSteps(
+        model,
+        lambda *_: data,
+        lambda _: data,
+        strategy=tf.distribute.get_strategy(),
+        jit_compile=False,
+    )
+    train_step = steps._train_step
+
+    def stop_after_three(*batch):
+        model.stop_training = int(model.optimizer.iterations) == 2
+        return train_step(*batch)
+
+    steps._train_step = stop_after_three
+    assert len(steps.train(0, 5)) == 3
+    # A step is made in any case: callers count on it.
+    assert len(steps.train(3, 5)) == 5
+    assert int(model.optimizer.iterations) == 8
+
+
 def test_a_run_without_an_evaluation_has_a_summary(tiny_recipe, tiny_dataset):
     _, result = run(tiny_recipe.replace(steps=60), tiny_dataset)
     assert "60 steps in" in training.summary(result)

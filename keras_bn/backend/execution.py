@@ -158,6 +158,7 @@ class StreamedSteps:
         strategy: Any,
         jit_compile: bool,
     ) -> None:
+        self._model = model
         self._train_part = train_part
         self._test_part = test_part
         self._strategy = strategy
@@ -170,23 +171,31 @@ class StreamedSteps:
         self._position = -1
 
     def train(self, step: int, count: int) -> NDArray[np.float32]:
-        """See `Steps`; fewer steps where a batch cannot be read."""
+        """See `Steps`; fewer if a batch cannot be read or the run is to end."""
         if self._batches is None or step != self._position:
             self._batches = self._distributed(
                 lambda part: self._train_part(step, part)
             )
+        # Several processes have to make as many steps as each other.
+        alone = not strategies.several_processes(self._strategy)
         metrics: list[Tensor] = []
         while len(metrics) < count:
+            if metrics and alone and self._stops():
+                break
             try:
                 batch = next(self._batches)
             except InputError:
                 self._batches = None  # To be tried again, and raised then.
-                if metrics and not strategies.several_processes(self._strategy):
+                if metrics and alone:
                     break
                 raise
             metrics.append(self._train_step(*batch))
         self._position = step + len(metrics)
         return np.stack([np.asarray(m) for m in metrics])
+
+    def _stops(self) -> bool:
+        """Whether a signal or a callback has asked for the end."""
+        return getattr(self._model, "stop_training", False)
 
     def evaluate(self) -> dict[str, float]:
         """See `Steps`."""

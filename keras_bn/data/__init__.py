@@ -8,7 +8,7 @@ from keras_bn.data import cifar10, digits, image_folder, mnist, tfrecords
 from keras_bn.data.arrays import ArrayDataset
 from keras_bn.data.errors import DataError
 
-__all__ = ["FLAT", "ArrayDataset", "DataError", "load"]
+__all__ = ["FLAT", "ArrayDataset", "DataError", "load", "usual_shape"]
 
 #: Names of the data sets of flat rows; the others are of colour images.
 FLAT = ("digits", "mnist")
@@ -59,3 +59,20 @@ def load(
             f"image_size must be >= 1. Received: image_size={image_size}"
         )
     return loaders[name](data_dir, image_size=image_size)
+
+
+def usual_shape(name: str, *, image_size: int) -> tuple[tuple[int, ...], int]:
+    """What a network for a data set is made for, without a look at the files.
+
+    Args:
+        name: As for `load`.
+        image_size: Likewise.
+
+    Returns:
+        The shape of an example, and the number of classes: ImageNet's 1,000 for
+        images in folders and shards, which may have any.
+    """
+    pixels = {"digits": 8 * 8, "mnist": 28 * 28}
+    if name in pixels:
+        return (pixels[name],), 10
+    return (image_size, image_size, 3), 10 if name == "cifar10" else 1000

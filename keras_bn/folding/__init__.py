@@ -18,8 +18,8 @@ from keras_bn.folding.planning import (
     Decision,
     Edit,
     Plan,
-    linear,
     plan,
+    taking_in,
 )
 
 __all__ = ["Decision", "Plan", "fold", "plan"]
@@ -57,10 +57,10 @@ def fold(model: keras.Model) -> keras.Model:
     for decision in planned.decisions:
         _logger.debug("%s", decision)
     left = {layer: _what_is_left(layer) for layer in planned.folded}
-    changed = {x: _changed(x, edits) for x, edits in planned.edits.items()}
-    made = {layer: new for layer, (new, _) in changed.items()}
+    remade = {x: _changed(x, edits) for x, edits in planned.edits.items()}
+    made = {layer: new for layer, (new, _) in remade.items()}
     folded = copying.copy_model(model, {**left, **made})
-    for new, weights in changed.values():
+    for new, weights in remade.values():
         new.set_weights(weights)
     return folded
 
@@ -77,11 +77,6 @@ def _what_is_left(norm: Layer) -> Layer | None:
 
 def _changed(layer: Layer, edits: list[Edit]) -> tuple[Layer, list[Any]]:
     """A layer that has taken maps in, not built yet, and its weights."""
-    taken = linear(layer)
-    for edit in edits:
-        if edit.behind:
-            taken.take_behind(edit.affine)
-        else:
-            taken.take_before(edit.affine)
+    taken = taking_in(layer, edits)
     made = type(layer).from_config(taken.config())
     return made, [w.astype(layer.variable_dtype) for w in taken.weights()]

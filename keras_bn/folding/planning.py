@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 
 from keras_bn import structure
 from keras_bn.folding import graph, passing
@@ -117,9 +118,15 @@ def _out_of_reach(model: keras.Model) -> Iterator[tuple[Layer, str]]:
             yield layer, f"its class, {type(layer).__name__}, is another"
 
 
-def linear(layer: Layer) -> Linear:
-    """A copy of a linear layer's weights, to take maps into."""
-    return _LINEAR[type(layer)](layer)
+def taking_in(layer: Layer, edits: Sequence[Edit]) -> Linear:
+    """A copy of a linear layer's weights that has taken maps in."""
+    taken = _LINEAR[type(layer)](layer)
+    for edit in edits:
+        if edit.behind:
+            taken.take_behind(edit.affine)
+        else:
+            taken.take_before(edit.affine)
+    return taken
 
 
 class _Planner:
@@ -142,12 +149,17 @@ class _Planner:
                 pair for norm in norms for pair in self._takers(norm, behind)
             ]
             _require_alike(found)
+            takers = {call.layer: (call.path, part) for call, part in found}
+            edits = {
+                taker: [*self.edits.get(taker, ()), Edit(part, behind)]
+                for taker, (_, part) in takers.items()
+            }
+            for taker, (path, _) in takers.items():
+                _require_fits(taker, path, edits[taker])
         except Blocked as blocked:
             self._refusals.setdefault(layer, []).append(str(blocked))
             return
-        takers = {call.layer: (call.path, part) for call, part in found}
-        for taker, (_, part) in takers.items():
-            self.edits.setdefault(taker, []).append(Edit(part, behind))
+        self.edits.update(edits)
         self.folded[layer] = tuple(path for path, _ in takers.values())
 
     def decision(self, norm: Call) -> Decision:
@@ -222,6 +234,15 @@ def _require_same_precision(taker: Call, norm: Call) -> None:
     theirs, own = taker.layer.compute_dtype, norm.layer.compute_dtype
     if theirs != own:
         raise Blocked(f"{taker.kind} computes in {theirs}, it in {own}")
+
+
+def _require_fits(taker: Layer, path: str, edits: Sequence[Edit]) -> None:
+    """Raises `Blocked` if float16, the one narrow dtype, is too narrow."""
+    if taker.variable_dtype != "float16":
+        return
+    most = np.finfo(np.float16).max
+    if any((np.abs(w) > most).any() for w in taking_in(taker, edits).weights()):
+        raise Blocked(f"the weights of {path} would not fit into float16")
 
 
 def _require_all_calls(calls: Sequence[Call]) -> None:

@@ -10,7 +10,7 @@ import keras
 
 from keras_bn import failures, models
 from keras_bn.backend import checkpoints, strategies
-from keras_bn.data import FLAT
+from keras_bn.data import FLAT, usual_shape
 from keras_bn.data.batch_order import require_batch_fits
 from keras_bn.errors import reason
 from keras_bn.population import PopulationStatistics
@@ -106,17 +106,36 @@ def start(recipe: Recipe) -> tuple[str, bool]:
     return strategies.describe(strategy), strategies.is_chief(strategy)
 
 
-def describe(recipe: Recipe, dataset: Dataset) -> str:
-    """The resolved recipe, its data and its model, for a person to read."""
+def describe(recipe: Recipe, dataset: Dataset | None = None) -> str:
+    """The resolved recipe, its data and its model, for a person to read.
+
+    Args:
+        recipe: What is to be trained.
+        dataset: The data that it names; `None` describes the model for as many
+            classes as such data usually have.
+
+    Raises:
+        ValueError: As `check`.
+        TrainingError: If the model does not fit into memory.
+    """
     check(recipe, dataset)
-    with _enough_memory(recipe):
-        model = build_model(
-            recipe, input_shape=dataset.input_shape, classes=dataset.classes
+    if dataset is None:
+        shape, classes = usual_shape(
+            recipe.dataset, image_size=recipe.image_size
         )
+        examples = ["examples                   unknown, as no data were read"]
+    else:
+        shape, classes = dataset.input_shape, dataset.classes
+        examples = [
+            f"training examples   {dataset.train_examples:>12,}",
+            f"test examples       {dataset.test_examples:>12,}",
+        ]
+    with _enough_memory(recipe):
+        model = build_model(recipe, input_shape=shape, classes=classes)
     lines = [
         recipe.to_json(),
-        f"training examples   {dataset.train_examples:>12,}",
-        f"test examples       {dataset.test_examples:>12,}",
+        *examples,
+        f"classes             {classes:>12,}",
         f"trainable weights   {trainable_size(model):>12,}",
         f"device              {start(recipe)[0]:>12}",
     ]
