@@ -66,11 +66,12 @@ def batch_norm(
     Raises:
         ValueError: If `axes` is empty, repeated or out of range, `epsilon` is
             negative, `x` is not floating point or is ragged, `gamma` or `beta`
-            has another shape, `activation` is not one of those, or has no
-            inverse where `keeps` is `"output"`.
+            has another shape, `mask` does not broadcast to `x`, `activation`
+            is not one of those, or has no inverse where `keeps` is `"output"`.
     """
     x = _floating(x)
     _require_feature_shape(x, axes, gamma=gamma, beta=beta)
+    _require_broadcastable(x, mask)
     y, mean, variance, _ = counted_batch_norm(
         x,
         gamma,
@@ -184,7 +185,13 @@ def scale_and_shift(
 
     Returns:
         A tensor with the shape and dtype of `x`.
+
+    Raises:
+        ValueError: If `axes` or `x` are as `batch_norm` refuses them, or
+            `scale` or `shift` has another shape.
     """
+    x = _floating(x)
+    _require_feature_shape(x, axes, scale=scale, shift=shift)
     axes = canonical_axes(axes, len(x.shape), name="axes")
     return backend.scale_and_shift(x, scale, shift, axes=axes)
 
@@ -312,6 +319,23 @@ def require_floating(x: Tensor) -> None:
             "x must be of a floating point dtype, as of "
             'keras.ops.cast(x, "float32"). Received: '
             f"dtype={dtype}"
+        )
+
+
+def _require_broadcastable(x: Tensor, mask: Tensor | None) -> None:
+    """Raises `ValueError` for a mask that does not broadcast to `x`."""
+    unknown = getattr(getattr(mask, "shape", None), "rank", 0) is None
+    if mask is None or unknown:
+        return
+    shape = tuple(np.shape(mask))
+    last = tuple(x.shape)[len(x.shape) - len(shape) :]
+    if len(shape) > len(x.shape) or any(
+        None not in (size, whole) and size not in (1, whole)
+        for size, whole in zip(shape, last, strict=True)
+    ):
+        raise ValueError(
+            f"mask must broadcast to the shape of x, {tuple(x.shape)}. "
+            f"Received: mask.shape={shape}"
         )
 
 

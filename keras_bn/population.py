@@ -348,6 +348,10 @@ def _chosen(
         kind = "BN layers" if frozen else "BN layers that train"
         raise ValueError(f"model must have {kind}. Received: {model.name}")
     there = [layer.name for layer in found]
+    if isinstance(names, str):
+        raise ValueError(
+            f"layers must be a list of names. Received: layers={names!r}"
+        )
     for name in names or ():
         if name not in there:
             raise ValueError(

@@ -26,7 +26,8 @@ def checked_clipping(clipping: Mapping[str, float] | None) -> dict[str, float]:
     """The clipping limits, checked; empty for none.
 
     Raises:
-        ValueError: If a key is unknown, `rmax < rmin`, or `dmax < 0`.
+        ValueError: If a key is unknown, a limit is negative or no number, or
+            `rmax < rmin`.
     """
     if not isinstance(clipping, Mapping | None):
         raise ValueError(
@@ -43,17 +44,18 @@ def checked_clipping(clipping: Mapping[str, float] | None) -> dict[str, float]:
         key: None if limit is None else arguments.real(key, limit)
         for key, limit in limits.items()
     }
-    rmax, rmin, dmax = (limits.get(key) for key in _KEYS)
+    rmax, rmin = limits.get("rmax"), limits.get("rmin")
     if rmax is not None and rmin is not None and rmax < rmin:
         raise ValueError(
             "rmax should be >= rmin in `renorm_clipping`. "
             f"Received: rmax={rmax}, rmin={rmin}"
         )
-    if dmax is not None and dmax < 0:
-        raise ValueError(
-            "dmax should be non-negative in `renorm_clipping`. "
-            f"Received: dmax={dmax}"
-        )
+    for key, limit in limits.items():
+        if limit is not None and not limit >= 0:
+            raise ValueError(
+                f"{key} should be non-negative in `renorm_clipping`. "
+                f"Received: {key}={limit}"
+            )
     return limits
 
 

@@ -78,6 +78,7 @@ def test_a_batch_jacobian_is_taken_where_training_runs():
         (JacobianCallback, {"mode": "training"}, "Received: mode=training"),
         (JacobianCallback, {"k": 0}, "k must be 1 or more"),
         (PercentilesCallback, {"q": (101,)}, r"q must lie in \[0, 100\]"),
+        (PercentilesCallback, {"q": 50}, "list of percentages. Received: q=50"),
         (PercentilesCallback, {"q": ()}, r"q must lie in \[0, 100\]"),
     ],
 )

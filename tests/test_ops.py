@@ -235,12 +235,18 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 1), (1,), ()])
-@pytest.mark.parametrize("wrong", ["gamma", "beta", "mean", "variance"])
+@pytest.mark.parametrize(
+    "wrong", ["gamma", "beta", "mean", "variance", "scale", "shift"]
+)
 def test_parameters_of_another_shape_are_refused(wrong, shape):
-    function, names = (
-        (keras_bn.ops.batch_norm, ["gamma", "beta"])
-        if wrong in ("gamma", "beta")
-        else (keras_bn.ops.apply_statistics, ["mean", "variance"])
+    (function, names), *_ = (
+        (function, names)
+        for function, names in [
+            (keras_bn.ops.batch_norm, ["gamma", "beta"]),
+            (keras_bn.ops.apply_statistics, ["mean", "variance"]),
+            (keras_bn.ops.scale_and_shift, ["scale", "shift"]),
+        ]
+        if wrong in names
     )
     given = {name: tf.Variable(np.ones(5)) for name in names}
     x = np.ones((3, 4, 5))
@@ -268,5 +274,28 @@ def test_a_ragged_tensor_is_refused():
 
 
 def test_integers_are_refused():
+    x = np.ones((3, 2), np.int32)
     with pytest.raises(ValueError, match="Received: dtype=int32"):
-        keras_bn.ops.batch_norm(np.ones((3, 2), np.int32), axes=0)
+        keras_bn.ops.batch_norm(x, axes=0)
+    with pytest.raises(ValueError, match="Received: dtype=int32"):
+        keras_bn.ops.scale_and_shift(x, np.full(2, 0.5), None, axes=0)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 3), (1, 4, 3)])
+def test_a_mask_that_does_not_broadcast_is_refused(shape):
+    x = np.ones((4, 3))
+    message = rf"mask must .*, \(4, 3\)\. .*{re.escape(str(shape))}$"
+    with pytest.raises(ValueError, match=message):
+        keras_bn.ops.batch_norm(x, axes=0, mask=np.ones(shape, bool))
+    for fits in [(), (3,), (4, 1), (1, 3)]:
+        keras_bn.ops.batch_norm(x, axes=0, mask=np.ones(fits, bool))
+
+
+def test_a_mask_may_be_of_a_rank_that_is_not_known():
+    x = np.arange(8.0).reshape(4, 2)
+    function = tf.function(
+        lambda mask: keras_bn.ops.batch_norm(x, axes=0, mask=mask)[1],
+        input_signature=[tf.TensorSpec(None, tf.bool)],
+    )
+    mask = np.array([[True], [True], [False], [False]])
+    np.testing.assert_allclose(function(mask), [1.0, 2.0])

@@ -434,6 +434,7 @@ def test_statistics_that_do_not_fit_are_refused():
     ("arguments", "message"),
     [
         ({"pooling": "mean"}, "paper, exact. Received: pooling=mean"),
+        ({"layers": "first"}, "list of names. Received: layers='first'"),
         ({"layers": ["third"]}, "among first, second. Received: third"),
         ({"dataset": np.zeros((0, 5))}, "must have a batch"),
         ({"dataset": None}, "must have a batch.*dataset=None"),

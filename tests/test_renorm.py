@@ -154,6 +154,8 @@ def test_random_initial_statistics_agree_with_each_other(seeds):
         ({"rmax": 2, "tmax": 1}, r"invalid keys .*'tmax': 1"),
         ({"rmax": 0.5, "rmin": 2}, r"Received: rmax=0.5, rmin=2"),
         ({"dmax": -1}, r"Received: dmax=-1"),
+        ({"rmin": -1}, r"Received: rmin=-1"),
+        ({"rmax": float("nan")}, r"Received: rmax=nan"),
     ],
 )
 def test_impossible_limits_are_refused(clipping, message):

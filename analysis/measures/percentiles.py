@@ -63,5 +63,7 @@ def percentiles(
 
 def check_percentages(q: Sequence[float]) -> None:
     """Raises `ValueError` unless there are some, all in `[0, 100]`."""
+    if np.ndim(q) != 1:
+        raise ValueError(f"q must be a list of percentages. Received: q={q}")
     if not len(q) or not all(0 <= p <= 100 for p in q):
         raise ValueError(f"q must lie in [0, 100]. Received: q={tuple(q)}")
