@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The microscope: measures, callbacks, readers and figures.
+"""Inspection of models: measures, callbacks, readers and figures.
 
 Names are loaded when they are first used, so that reading event files or
 drawing a figure does not load TensorFlow.
@@ -57,7 +57,7 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'analysis' has no attribute {name!r}")
-    # A submodule may carry the name of what it holds: the function is meant.
+    # A submodule may have the same name: return the function, not the module.
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

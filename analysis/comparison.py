@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which runs of a table belong beside each other, and what sets them apart."""
+"""Which runs of a table are to be compared, and how they differ."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from analysis.table import Run, Table
 
-#: Fields that tell runs with and without BN apart, and runs of one seed.
+#: Fields in which runs with and without BN differ, and runs of several seeds.
 _OF_NORM = frozenset({"recipe", "norm"})
 _OF_SEED = frozenset({"seed"})
 
@@ -35,16 +35,16 @@ def differing_fields(
 
 
 def shown(run: Run, field: str) -> str:
-    """A field of a recipe for the eye; a dash where there is nothing."""
+    """A field of a recipe as text to show; a dash if it is empty."""
     value = run.recipe.get(field)
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return "-" if value is None else text or "-"
 
 
 def pairs(table: Table) -> list[Pair]:
-    """Runs with and without BN that differ in nothing else, and measured.
+    """Runs with and without BN, with measures, that differ in nothing else.
 
-    Of several seeds the first.
+    If there are several seeds, the first one.
     """
     runs = [run for run in _mlps(table) if run.recipe.get("measures")]
     without = {
@@ -73,11 +73,11 @@ def pairs(table: Table) -> list[Pair]:
 
 
 def over_seeds(table: Table) -> dict[str, dict[str, list[str]]]:
-    """Runs of the MLP by what else they have in common, and by norm.
+    """Groups runs of the MLP that differ in seed and norm only, by norm.
 
     Returns:
-        Only what has several seeds, finished. The keys name the fields in
-        which these groups differ, such as `learning_rate 0.5`.
+        Finished runs of the groups with several seeds. The keys name the
+        fields in which these groups differ, such as `learning_rate 0.5`.
     """
     groups: dict[str, list[Run]] = {}
     for run in _mlps(table):
@@ -119,7 +119,7 @@ def _mlps(table: Table) -> list[Run]:
 
 
 def _rest(run: Run, ignored: frozenset[str]) -> str:
-    """A recipe without some fields, as text that is equal for equal ones."""
+    """A recipe without some fields, as text that is equal for equal recipes."""
     return _text({k: v for k, v in run.recipe.items() if k not in ignored})
 
 

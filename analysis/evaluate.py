@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of trained runs, by themselves and together, as in Fig. 4.
+"""Accuracy of trained runs, single and as an ensemble, as in Fig. 4.
 
     python -m analysis.evaluate --runs=runs/a,runs/b --data_dir=DIR --crops=144
 
@@ -41,7 +41,7 @@ def probabilities(
     """Class probabilities of every image, means over its views.
 
     Args:
-        model: A model of logits, or of several with logits first.
+        model: A model whose only or first output is logits.
         batches: Yields inputs `[N, ...]`, or `[N, crops, ...]`, and labels.
         counter: Told how many images are done.
 
@@ -73,7 +73,8 @@ def top(
 ) -> float:
     """Share of images whose label is among the `k` most probable classes.
 
-    Of equally probable ones the first come first; NaN is no probability.
+    Equally probable classes rank in their order; a label whose probability is
+    NaN counts as missed.
     """
     label = labels[:, None]
     its = np.take_along_axis(probabilities, label, axis=1)
@@ -92,7 +93,7 @@ def evaluate(
 
     Args:
         runs: Folders of runs on one data set.
-        data_dir: As of `train.py`.
+        data_dir: As for `train.py`.
         crops: Views of each image, one of `views.CROPS`.
 
     Returns:
@@ -106,7 +107,7 @@ def evaluate(
     recipes = [folder.read_recipe() for folder in folders]
     dataset = _dataset(recipes, data_dir, crops)
     rows: list[dict[str, Any]] = []
-    total: Any = 0.0  # Not each of them, which are [N, classes].
+    total: Any = 0.0  # Only the sum is kept, as each is [N, classes].
     for folder in folders:
         if folder.read_data() not in ({}, dataset.identity()):
             _LOG.warning("%s was trained on other data", folder.path)

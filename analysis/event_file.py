@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event file as TensorBoard reads it, on disks that may be full.
+"""Event files in TensorBoard's format, on disks that may be full.
 
-Records are gathered in memory and appended at once. If that fails, what was
-written of them is taken off again, so that the file stays readable, and they
-wait for the next attempt: a measurement is never worth a lost run.
+Records are collected in memory and appended together. If that fails, the part
+that was written is removed again, so that the file stays readable, and the
+records wait for the next attempt: no measurement is worth a lost run.
 """
 
 import contextlib
@@ -28,9 +28,10 @@ from analysis import files
 
 _LOG = logging.getLogger(__name__)
 _NUMBERS = itertools.count()
-#: How the names of the files end that this module has made.
+#: Suffix of the files that this module has created.
 _OURS = ".keras_bn"
-#: A record's length and its checksum; bytes around the data with theirs.
+#: A record's length with its checksum; then all bytes around the data, which
+#: include the data's checksum.
 _HEAD = struct.Struct("<QI")
 _AROUND = _HEAD.size + 4
 
@@ -60,15 +61,15 @@ class EventFile:
         self.add(event_pb2.Event(file_version="brain.Event:2"))
 
     def add(self, event: event_pb2.Event) -> None:
-        """Puts an event in line."""
+        """Queues an event."""
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
 
     def flush(self) -> bool:
-        """Writes everything in line, if the disk lets it.
+        """Writes all queued events, if the disk allows.
 
         Returns:
-            Whether it did. The first failure is logged.
+            Whether they were written. The first failure is logged.
         """
         data = self._waiting.getvalue()
         try:
@@ -91,7 +92,7 @@ class EventFile:
         return True
 
     def close(self) -> None:
-        """Writes everything in line; what cannot be written is lost."""
+        """Writes all queued events; those that cannot be written are lost."""
         if not self.flush():
             _LOG.warning(
                 "%s lacks the last %d bytes of measurements",
@@ -101,7 +102,7 @@ class EventFile:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Appends to a file, which is made if missing."""
+    """Appends to a file, which is created if missing."""
     with path.open("ab") as file:
         file.write(data)
 
@@ -115,7 +116,7 @@ def event_files(folder: Path) -> list[Path]:
     """The event files of one folder, oldest first.
 
     Raises:
-        OSError: If the folder is there and may not be listed.
+        OSError: If the folder exists but cannot be listed.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -129,19 +130,19 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def own_files(folder: Path) -> list[Path]:
-    """Those that `EventFile` has made; others may write beside it."""
+    """The event files that `EventFile` has created, without those of others."""
     return [path for path in event_files(folder) if path.suffix == _OURS]
 
 
 def read_events(
     path: Path, *, warn: Callable[[str], None] = _LOG.warning
 ) -> Iterator[event_pb2.Event]:
-    """The events of a file, up to where it was cut off or damaged if it was.
+    """The events of a file, up to any point where it is cut off or damaged.
 
     Args:
         path: The file, which may still be written.
-        warn: Takes a line if it is damaged. One that was cut off within its
-            last record is not: so is any file that is being written.
+        warn: Called with a line if the file is damaged. Being cut off within
+            the last record is not damage: so is any file that is being written.
 
     Raises:
         OSError: If it cannot be read; the message names it.
@@ -150,7 +151,7 @@ def read_events(
         raise OSError(f"{path} cannot be read: it is no file")
     read = step = 0
     try:
-        # Before it is read, as it may grow meanwhile.
+        # Taken before reading, as the file may grow meanwhile.
         size = path.stat().st_size
         for record in event_file_loader.RawEventFileLoader(str(path)).Load():
             event = event_pb2.Event.FromString(record)
@@ -169,9 +170,9 @@ def read_events(
 
 
 def _is_damaged(path: Path, start: int, end: int) -> bool:
-    """Whether what cannot be read is more than the beginning of a record.
+    """Whether the unread part is more than the beginning of a record.
 
-    A record is its length and that one's checksum, the data, their checksum.
+    A record is its length, the length's checksum, the data, their checksum.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -190,7 +191,7 @@ def scalars(
 
     Args:
         folder: The folder.
-        warn: As of `read_events`; for a file that cannot be read as well.
+        warn: See `read_events`; also called for a file that cannot be read.
     """
     for path in event_files(folder):
         try:
@@ -204,7 +205,7 @@ def scalars(
 
 
 def _scalar(value: Any) -> float | None:
-    """The number of a summary's value, if that is what it is."""
+    """The number that a summary's value holds; `None` for other kinds."""
     # An empty shape is a scalar; histograms, images and texts have axes.
     if not value.HasField("tensor") or value.tensor.tensor_shape.dim:
         return None
@@ -216,7 +217,7 @@ def _scalar(value: Any) -> float | None:
 
 
 def texts(folder: Path) -> Iterator[tuple[str, int, str]]:
-    """Tag, step and contents of every text, likewise."""
+    """Tag, step and contents of every text in a folder's files, as written."""
     for path in event_files(folder):
         for event in read_events(path):
             for value in event.summary.value:
@@ -226,7 +227,7 @@ def texts(folder: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def drop_events_after(folder: Path, step: int) -> None:
-    """Takes out of `own_files` what happened after `step` steps.
+    """Removes from `own_files` the events after `step` steps.
 
     Args:
         folder: The folder.

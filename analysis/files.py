@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all.
+"""Writes files completely or not at all.
 
-As `keras_bn.writing`, without TensorFlow.
+Like `keras_bn.writing`, but without TensorFlow.
 """
 
 import os
@@ -26,7 +26,7 @@ def write(path: Path, contents: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Tries what will be needed when the contents are there, after hours.
+    """Checks in advance that a file can be written, before hours of work.
 
     Args:
         path: The file; its folder is made if missing.

@@ -20,7 +20,7 @@ from analysis.table import Table
 
 
 def drawn(table: Table) -> tuple[list[Picture], list[str]]:
-    """Draws all that there is to draw.
+    """Draws every figure that the runs allow.
 
     Args:
         table: Rows of all runs.
@@ -61,7 +61,7 @@ def _pairs(table: Table, missing: list[str]) -> Iterator[Picture]:
 
 
 def _of_pairs(label: str) -> dict[str, tuple[Callable[..., Figure], str]]:
-    """What is drawn of a run with BN beside one without: with its caption."""
+    """Figures that compare a run with BN and one without, with captions."""
     return {
         "figure1": (
             figure1.figure,
@@ -82,8 +82,8 @@ def _seeds(table: Table) -> Iterator[Picture]:
     groups = comparison.over_seeds(table)
     if groups:
         caption = (
-            "Fig. 1(a) over several seeds: means, within bands from the least "
-            "to the most accurate run."
+            "Fig. 1(a) over several seeds: lines are means, bands extend from "
+            "the least to the most accurate run."
         )
         yield Picture("seeds", caption, style.png(seeds.figure(table, groups)))
 
@@ -97,14 +97,14 @@ def _variants(table: Table, missing: list[str]) -> Iterator[Picture]:
         ]
         caption = (
             "Fig. 2 of the paper, at the scale of these runs: test accuracy of "
-            "Inception and its batch-normalized variants; a diamond where one "
-            "is as good as Inception ever gets."
+            "Inception and its batch-normalized variants; diamonds mark where "
+            "a variant reaches Inception's best accuracy."
         )
         yield Picture("figure2", caption, style.png(figure2.figure(table)))
 
 
 def _all_runs(table: Table, missing: list[str]) -> Iterator[Picture]:
-    """Test accuracy of all runs in one figure, where a pair is not all."""
+    """Test accuracy of all runs in one figure, if there are more than two."""
     runs = [r for r in table.runs if table.has(r, "validation", "accuracy")]
     if len(runs) > accuracies.MOST:
         missing.append(

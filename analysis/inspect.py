@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measures of the callbacks, once, of a saved model.
+"""Applies the measures of the callbacks once, to a saved model.
 
     python -m analysis.inspect model.keras --data=examples.npz
     python -m analysis.inspect model.keras --data=images.zip --layers='conv.*'
 
-The data are an `.npz` file of arrays as the model takes them: `x`, or
-`x_test`, and if there are labels `y`, or `y_test`; of a model with several
-inputs, one array by each input's name. Or images: a folder or a zip archive
-of them, or a folder of TFRecord shards (docs/data.md), scaled as `train.py`
-does.
+The data are an `.npz` file or images. The file holds arrays as the model takes
+them: `x` or `x_test` and, if there are labels, `y` or `y_test`; for a model
+with several inputs, one array under each input's name. Images are a folder or
+a zip archive of them, or a folder of TFRecord shards (docs/data.md), and are
+scaled as `train.py` does.
 
-Prints a table per measure. Writes it as `inspection.json`, with spectra and
-environment, and as pictures.
+Prints a table per measure, and writes the numbers to `inspection.json`, with
+spectra and environment, and as pictures.
 """
 
 import os
@@ -72,11 +72,11 @@ def inspect_file(
         data: See the module.
         output: Folder to write; `None` for one beside the model.
         layers: Names or regular expressions; empty for the default.
-        seed: Of every random choice.
-        **options: As of `analysis.inspect_model`.
+        seed: Seed of every random choice.
+        **options: See `analysis.inspect_model`.
 
     Raises:
-        ValueError: For what `inspect_model` refuses.
+        ValueError: If `inspect_model` does.
         ExpectedError: If a file cannot be read.
     """
     path = Path(model_file)
@@ -104,12 +104,12 @@ def load_probe(
     Args:
         source: File or folder.
         model: The model that takes them.
-        examples: How many images, as images are decoded one by one; `None`
-            for what suits networks of images.
+        examples: The most images to decode; `None` for a number that suits
+            image networks.
 
     Raises:
-        ValueError: If none are named.
-        DataError: If they cannot be listed.
+        ValueError: If no source is named.
+        DataError: If the images cannot be listed.
         keras_bn.failures.InputError: If they cannot be read.
     """
     if not source:
@@ -171,7 +171,7 @@ def _probe_of_arrays(path: Path, model: keras.Model) -> probes.Probe:
 
 
 def _selectors(layers: Sequence[str]) -> list[re.Pattern[str]] | None:
-    """A name is a regular expression of itself."""
+    """Names and regular expressions, all compiled: a name matches itself."""
     try:
         return [re.compile(name) for name in layers] or None
     except re.error as error:
@@ -185,14 +185,16 @@ if __name__ == "__main__":
     flags.DEFINE_string("data", None, "file or folder of examples; see above")
     flags.DEFINE_enum("preset", "standard", [*PRESETS], "what to measure")
     flags.DEFINE_list(
-        "measures", [], f"of {', '.join(inspection.MEASURES)} [the preset's]"
+        "measures",
+        [],
+        f"any of {', '.join(inspection.MEASURES)} [the preset's]",
     )
     flags.DEFINE_list(
         "layers", [], "names or regular expressions [each measure's default]"
     )
     flags.DEFINE_integer(
-        "examples", None, "most for each measure [the preset's]", lower_bound=1
+        "examples", None, "most per measure [the preset's]", lower_bound=1
     )
-    flags.DEFINE_integer("seed", 0, "of the choice of examples", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "seed of random choices", lower_bound=0)
     flags.DEFINE_string("output", None, "folder to write [<model>-inspection]")
     Command("inspect", main, ("MODEL.keras",)).run()

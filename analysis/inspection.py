@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The callbacks' measures, once, of a model that is not in training."""
+"""Applies the callbacks' measures once, to a model that is not in training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from analysis.readings import Readings
 from analysis.text import text_table
 from keras_bn.arguments import optional_size
 
-#: Those of a step are left out, as there is none.
+#: Without the measures that compare before and after a training step.
 MEASURES = tuple(
     name for name, measure in sets.MEASURES.items() if not measure.needs_a_step
 )
@@ -29,27 +29,27 @@ def inspect_model(
     examples: int | None = None,
     seed: int = 0,
 ) -> Readings:
-    """What the callbacks of `analysis.watch` would write of a model now.
+    """What the callbacks of `analysis.watch` would write for a model now.
 
-    Without targets, and of a model that is not compiled, what needs the loss
-    is left out, with a remark.
+    Without targets, or if the model is not compiled, readings that need the
+    loss are left out, with a remark.
 
     Args:
         model: A built model.
-        probe: As of `watch`.
-        preset: As of `watch`; its schedule plays no part.
+        probe: See `watch`.
+        preset: See `watch`; its schedule is ignored.
         measures: Names in `MEASURES`, instead of the preset's.
-        layers: As of `watch`.
+        layers: See `watch`.
         examples: The most examples of every measure, instead of the preset's.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
 
     Returns:
         Readings by their tags in TensorBoard; under `missing/...` what could
         not be measured, and why.
 
     Raises:
-        ValueError: For a measure, a preset or layers that there are not, and
-            for a probe without examples or that the model does not take.
+        ValueError: If a measure, the preset or layers do not exist, or if the
+            probe has no examples or the model does not accept it.
     """
     chosen = sets.find_preset(preset)
     optional_size("examples", examples)
@@ -94,7 +94,7 @@ def tables(numbers: Mapping[str, float]) -> list[str]:
     """Numbers by their tags, as a table per measure.
 
     Returns:
-        Lines: rows are layers, columns are what a measure says of them.
+        Lines: rows are layers, columns are statistics.
     """
     lines = []
     for measure, rows in _by_measure(numbers).items():
@@ -114,7 +114,7 @@ def _by_measure(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Measure -> layer -> statistic -> number.
 
-    What a statistic depends on (mode, unit) is told apart by the measure.
+    Mode or unit, on which a statistic may depend, is part of the measure.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for tag, value in numbers.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-#: Charts of a category that are open when the page is.
+#: The most charts that a category may have to be open when the page loads.
 MOST_OPEN = 24
 
 
@@ -73,8 +73,8 @@ class Category:
     Attributes:
         title: The heading.
         charts: The charts.
-        overview: What is shown of a network with so many layers that the
-            charts, one or two of each layer, are folded away.
+        overview: Charts to show if the network has so many layers that
+            `charts`, one or two per layer, are folded away.
     """
 
     title: str
@@ -95,7 +95,7 @@ def layout(categories: Iterable[Category]) -> layout_pb2.Layout:
 
 
 def _protos(category: Category) -> list[layout_pb2.Category]:
-    """The category; many charts are closed, and so loaded when opened."""
+    """The category; if it has many charts, they load only when opened."""
     if len(category.charts) <= MOST_OPEN:
         return [_proto(category.title, category.charts)]
     each = _proto(f"{category.title}: each layer", category.charts)

@@ -25,7 +25,7 @@ class Picture(NamedTuple):
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what is below it; nothing if that is nothing."""
+    """A heading and its contents; empty if there are no contents."""
     contents = "\n".join(part for part in parts if part)
     return f"<h2>{html.escape(title)}</h2>\n{contents}" if contents else ""
 
@@ -62,7 +62,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(picture: Picture) -> str:
-    """A picture, within the page itself, and its caption.
+    """A picture, embedded in the page, and its caption.
 
     A browser has 96 dots per inch, the pictures have 150.
     """
@@ -76,7 +76,7 @@ def figure(picture: Picture) -> str:
 
 
 def details(summary: str, contents: str) -> str:
-    """Something folded away, but not on paper."""
+    """Contents that are folded away on screen, but shown on paper."""
     return (
         f"<details><summary>{html.escape(summary)}</summary>"
         f"{contents}</details>"

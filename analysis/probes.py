@@ -16,8 +16,8 @@ class Probe:
     Attributes:
         inputs: `[N, ...]`, or several such in the structure that the model
             takes.
-        targets: Likewise, what the model is trained towards; `None` where no
-            measure needs the loss.
+        targets: Likewise, the targets of training; `None` if no measure needs
+            the loss.
 
     Raises:
         ValueError: If there are no examples, or inputs and targets differ in
@@ -78,13 +78,13 @@ class Probe:
     def first(cls, batches: Iterable[Any], *, size: int) -> "Probe":
         """The first `size` examples of a data set.
 
-        Reading a data set that shuffles moves its random state on: give one
+        Reading a data set that shuffles advances its random state, so pass one
         that training does not read.
 
         Args:
             batches: Yields inputs, or `(inputs, targets)`, as
                 `tf.data.Dataset` and `keras.utils.PyDataset` do.
-            size: How many; fewer if there are not so many.
+            size: How many; fewer if the data set has fewer.
 
         Raises:
             ValueError: If there are none.
@@ -114,13 +114,13 @@ class Probe:
 
 
 def as_probe(probe: Any, *, size: int, seed: int = 0) -> Probe:
-    """What a callback's `probe=` may be, as a `Probe`.
+    """Converts a callback's `probe=` to a `Probe`.
 
     Args:
         probe: A `Probe`, which is taken as it is; inputs; a tuple of inputs
             and targets; or a data set that yields either.
-        size: Most examples to take of the others.
-        seed: Of the choice among arrays.
+        size: The most examples to take of anything but a `Probe`.
+        seed: Seed of the choice among arrays.
 
     Raises:
         ValueError: If it is none of these, or there are no examples.

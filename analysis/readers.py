@@ -17,8 +17,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 #: Folder whose runs are those of the claims.
 OF_CLAIMS = "claims"
 PARTS = ("train", "validation", "analysis")
-#: Folders within a run's that hold another run, for a while; as of
-#: `keras_bn.run_folder`, which loads TensorFlow.
+#: Folders inside a run's folder that hold another run for a while. Repeated
+#: from `keras_bn.run_folder`, because importing that loads TensorFlow.
 PUT_ASIDE = ("replaced", "replaced.tmp", "replaced.deleted")
 
 
@@ -31,8 +31,8 @@ def read(logdir: str | Path) -> Table:
 
     A run is a folder with a `recipe.json`; those below `claims` were trained
     to measure the claims and are left out, see `claim_runs`. Files cut off
-    at the end, as of a run still going, are read up to there. So are damaged
-    ones, of which the log and the table say so.
+    at the end, such as those of a run in progress, are read up to there. So
+    are damaged ones, which the log and the table report.
 
     Args:
         logdir: The folder, or that of one run.
@@ -128,7 +128,7 @@ def read_claim_pictures(logdir: str | Path) -> dict[str, bytes]:
         Contents by name without ending, sorted.
 
     Raises:
-        ReadError: If one is no picture.
+        ReadError: If one is not a PNG picture.
     """
     found = {}
     for path in sorted(Path(logdir).glob("claim-*.png")):
@@ -165,7 +165,7 @@ def _read_json(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        kinds: Of what some of the fields must be, if they are there.
+        kinds: The types of some fields, if those are present.
     """
     try:
         contents = json.loads(path.read_text("utf-8"))

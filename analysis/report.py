@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Readers + figures -> a folder with pictures and one page.
+r"""Writes a folder with one page about runs, and the pictures on it.
 
     python -m analysis.report --logdir=runs --output=report
 
-The claims are part of it if they were measured into the log folder:
+The page includes the claims if they were measured into the log folder:
 
     python -m analysis.claims --logdir=runs/claims \
         --output=runs/claims.json --figures=runs
 
-Their own runs are then in `runs/claims` and not among those compared.
+The runs of the claims are then in `runs/claims`, and the page does not compare
+them with the others.
 """
 
 import csv
@@ -40,7 +41,8 @@ from analysis.text import text_table
 
 FLAGS = flags.FLAGS
 
-#: Test accuracies whose first step is reported, and steps looked at.
+#: Test accuracies whose first step is reported, and steps whose accuracy is
+#: reported.
 THRESHOLDS = (0.90, 0.95)
 STEPS = (4_000, 10_000, 50_000)
 
@@ -108,7 +110,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
 def key_figures(table: Table) -> list[list[str]]:
     """A head and a row per run: accuracy at some steps, steps to a threshold.
 
-    Below runs on MNIST stands what the paper prints.
+    If there are runs on MNIST, the paper's printed values follow.
 
     Returns:
         Rows of cells; a dash where there is no such figure.
@@ -171,10 +173,10 @@ def _csv(table: Table) -> str:
 
 
 def _write_images(logdir: Path, pictures: list[Picture]) -> list[str]:
-    """The figures as images of a run `figures` of their own, if possible.
+    """Writes the figures as images of a separate run `figures`, if possible.
 
     Returns:
-        A line if they could not be written.
+        A line about the reason if they could not be written.
     """
     folder = logdir / "figures"
     if (folder / "recipe.json").exists():
@@ -207,8 +209,8 @@ def _page(
         page.section(
             "Key figures",
             page.paragraph(
-                "Test accuracy after some numbers of steps, and the first "
-                "evaluation at or above a threshold."
+                "Test accuracy after a given number of steps, and the first "
+                "evaluated step at which it reaches a threshold."
             ),
             page.table(key_figures(table)),
         ),
@@ -240,8 +242,8 @@ def _apart(logdir: str | Path) -> str:
     folder = Path(logdir) / readers.OF_CLAIMS
     return page.paragraph(
         f"The {count} runs in {folder} were trained for the claims and are not "
-        "among those compared here. A page of their own: python -m "
-        f"analysis.report --logdir={folder}"
+        "among those compared here. To compare them on their own page: python "
+        f"-m analysis.report --logdir={folder}"
     )
 
 
@@ -292,7 +294,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Here, as it loads TensorFlow, which reports do without.
+    # Imported here because it loads TensorFlow, which reports do not need.
     from keras_bn.command_line import Command
 
     flags.DEFINE_string("logdir", "runs", "folder of the runs")

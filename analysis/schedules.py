@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to look: functions from a step (steps done so far) to yes or no."""
+"""When to measure: functions from a step (steps done so far) to yes or no."""
 
 from collections.abc import Callable
 
 Schedule = Callable[[int], bool]
 
-#: Powers of ten of steps, more than anything trains for.
+#: Powers of ten that are covered: more steps than any training takes.
 _DECADES = 15
 
 
@@ -32,7 +32,8 @@ def logarithmic(*, per_decade: int = 10) -> Schedule:
     if per_decade < 1:
         raise ValueError(f"per_decade must be >= 1. Received: {per_decade}")
 
-    # Looked up at every step of training, which may take a few microseconds.
+    # A set, as every training step looks it up, and a step may take only a few
+    # microseconds.
     points = range(_DECADES * per_decade)
     taken = {0, *(round(10 ** (i / per_decade)) for i in points)}
     return taken.__contains__

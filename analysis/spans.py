@@ -13,10 +13,10 @@ from analysis.autodiff import Place
 
 
 class Span:
-    """The part of a model between two tensors, to look at its Jacobian.
+    """The part of a model between two tensors, to measure its Jacobian.
 
-    A tensor is named by the layer or operation that puts it out. What runs
-    past the first tensor, like a shortcut around it, is held fixed.
+    A tensor is named by the layer or operation that outputs it. Whatever
+    bypasses the first tensor, such as a shortcut around it, is held fixed.
 
     Args:
         model: A built model with one input.
@@ -28,8 +28,8 @@ class Span:
         name: `<start>_to_<end>`.
 
     Raises:
-        ValueError: If the model has no such layer; the message lists those
-            there are.
+        ValueError: If the model has no such layer; the message lists the
+            existing ones.
     """
 
     def __init__(

@@ -39,10 +39,10 @@ class Block:
     """Layers that feed each other: linear, then normalization, activation.
 
     Attributes:
-        name: Under which its figures appear: that of its last layer, or of its
-            first if several blocks end in the same layer.
+        name: The name under which its figures appear: that of its last layer,
+            or of its first if several blocks end in the same layer.
         layers: The layers, in order.
-        calls: Which call of each of them it is; without any, the last.
+        calls: The index of each layer's call; if empty, the last calls.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Block:
 
     @property
     def input(self) -> Place:
-        """What goes into the block."""
+        """The input of the block."""
         return Place(self.layers[0], "inputs", *self.calls[:1])
 
     @property
     def preactivation(self) -> Place:
-        """What goes into its activation; without one, its output."""
+        """The input of the block's activation; without one, its output."""
         last = self.layers[-1]
         call = self.calls[-1:]
         if isinstance(last, _ACTIVATIONS):
@@ -87,7 +87,7 @@ class Block:
 
     @property
     def activation(self) -> Callable[[Any], Any] | None:
-        """The function that ends the block, if one of single values does."""
+        """The activation at the block's end, if it maps values one by one."""
         last = self.layers[-1]
         function = _own_activation(last)
         if function is None and isinstance(last, _ACTIVATIONS):
@@ -102,10 +102,10 @@ class Block:
 
 
 def operations(model: keras.Model) -> dict[str, keras.Operation]:
-    """Every layer of a model, layers within layers too, by unique names.
+    """Every layer of a model, including layers within layers, by unique names.
 
-    Layers of the same name appear by their paths. Operations of functional
-    models, like `keras.ops.add`, are among them.
+    Layers that share a name appear under their paths. Operations of functional
+    models, such as `keras.ops.add`, are included.
     """
     layers = sublayers(model)
     found = list(dict.fromkeys([*layers, *getattr(model, "operations", ())]))
@@ -116,7 +116,7 @@ def operations(model: keras.Model) -> dict[str, keras.Operation]:
         path = getattr(operation, "path", None)
         unique = times[operation.name] == 1
         name = operation.name if unique or not path else path
-        # Layers of nested functional models share paths, and tags no slashes.
+        # Nested functional models share paths, and tags replace slashes.
         name = _another(name, taken)
         taken.add(tags.in_tag(name))
         named[name] = operation
@@ -124,7 +124,7 @@ def operations(model: keras.Model) -> dict[str, keras.Operation]:
 
 
 def _another(name: str, taken: Collection[str]) -> str:
-    """The name, with a number if tags would take it for another's."""
+    """The name, with a number if its tag would equal another's."""
     numbered = (f"{name}_{i}" for i in itertools.count(2))
     names = itertools.chain([name], numbered)
     return next(x for x in names if tags.in_tag(x) not in taken)
@@ -136,26 +136,26 @@ def blocks(
     *,
     inputs: Any = None,
 ) -> list[Block]:
-    """The parts of a model to look at.
+    """The parts of a model to measure.
 
     By default each layer with a kernel, together with the normalization and
-    the activation that directly follow it, where there is either; if there is
-    no such block, each layer with a kernel by itself.
+    the activation that directly follow it, if it has at least one of the two;
+    if there is no such block, each layer with a kernel by itself.
 
     Args:
         model: A built model.
-        layers: What to look at instead: names, regular expressions, classes
+        layers: What to measure instead: names, regular expressions, classes
             of layers. The name of a block's last layer stands for the block,
             any other layer for itself.
-        inputs: What the model takes, as arrays; needed unless the model knows
-            the shapes itself, as functional and sequential ones do.
+        inputs: The model's inputs, as arrays; needed unless the model knows
+            their shapes, as functional and sequential models do.
 
     Returns:
         The blocks, in the order in which they run, or in that of `layers`.
 
     Raises:
-        ValueError: If there is no selector, or one that is none or selects
-            nothing; the message lists the names there are.
+        ValueError: If there is no selector, or one is invalid or selects
+            nothing; in the last case the message lists the existing names.
     """
     chains = _chains(_leaf_calls(model, inputs))
     names = {layer: name for name, layer in operations(model).items()}
@@ -178,7 +178,7 @@ def _named(
     chains: Sequence[Sequence[tuple[keras.layers.Layer, int]]],
     names: Mapping[keras.Operation, str],
 ) -> dict[str, Block]:
-    """Blocks by names of their own; of equal ones the last."""
+    """Blocks by unique names; if the same layers run twice, the last call."""
     calls_of: dict[tuple[keras.layers.Layer, ...], tuple[int, ...]] = {}
     for chain in chains:
         layers, calls = zip(*chain, strict=True)
@@ -222,7 +222,7 @@ def weighted_layers(
     order: dict[keras.layers.Layer, None] = {}
 
     def add(layer: keras.layers.Layer) -> None:
-        """What is inside a layer, as a cell that runs in a loop, then it."""
+        """Adds what a layer contains, such as a looped cell, then the layer."""
         for inner in sublayers(layer):
             if inner not in heard:
                 order.setdefault(inner)
@@ -282,7 +282,7 @@ def _leaf_calls(model: keras.Model, inputs: Any) -> list[autodiff.Call]:
     leaves = [
         layer
         for layer in sublayers(model)
-        # One may have a layer for its activation function.
+        # A leaf's activation function may itself be a layer.
         if all(
             inner is vars(layer).get("activation") for inner in sublayers(layer)
         )
@@ -307,9 +307,9 @@ def _calls(
 def _chains(
     calls: Sequence[autodiff.Call],
 ) -> list[list[tuple[keras.layers.Layer, int]]]:
-    """Kernel, normalization, activation: layers that take what one gives.
+    """Chains of kernel, normalization and activation that feed each other.
 
-    Each with the number of its call.
+    Each layer comes with the index of its call.
     """
     made: Counter[keras.Operation] = Counter()
     numbers: dict[int, int] = {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only writer of event files.
 
-Events are written with TensorBoard's own records: TensorFlow's writers can be
-switched off by other callbacks.
+Events are written with TensorBoard's own record writer, since other callbacks
+can switch off TensorFlow's writers.
 """
 
 import struct
@@ -30,7 +30,7 @@ from tensorboard.plugins.text import summary_v2 as text
 
 from analysis import event_file
 
-#: With so many parameters TensorBoard's page opens.
+#: How many hyperparameters TensorBoard's page shows at first.
 _TICKED = 5
 _SCALAR = scalar_metadata.create_summary_metadata(
     display_name=None, description=None
@@ -40,11 +40,11 @@ _SCALAR = scalar_metadata.create_summary_metadata(
 class Writer:
     """Writes the events of one folder.
 
-    A disk that is full loses no run: see `analysis.event_file`.
+    A full disk does not end a run: see `analysis.event_file`.
 
     Args:
-        folder: The folder; made when the writer is opened.
-        overwrite: Whether a run that begins takes out what an earlier one has
+        folder: The folder; created when the writer is opened.
+        overwrite: Whether a run that begins deletes what an earlier one has
             left there.
     """
 
@@ -61,18 +61,19 @@ class Writer:
     def open(self, step: int, *, goes_on: bool = False) -> None:
         """Starts writing after `step` steps; a second call does nothing.
 
-        What a run that was cut off has written past `step` is taken out
-        first, so that its curves go on with nothing doubled. At 0 that is all
-        of it: a run that begins also writes what belongs to its beginning.
-        Files that something else has written stay as they are.
+        First removes what an interrupted run has written after `step`, so that
+        its curves continue without duplicates. At step 0 it removes
+        everything, since a run that begins writes its initial events again.
+        Files that other programs have written stay as they are.
 
         Args:
             step: Steps made.
-            goes_on: Whether what lies past `step` is of the same run.
+            goes_on: Whether what was written after `step` is of the same run.
 
         Raises:
-            OSError: If the folder cannot be made or its files not be mended.
-            ValueError: If something of another run would be taken out, and
+            OSError: If the folder cannot be created or its files cannot be
+                rewritten.
+            ValueError: If something of another run would be removed, and
                 `overwrite` is not given.
         """
         if self._file is None:
@@ -83,7 +84,7 @@ class Writer:
             self._file = event_file.EventFile(self.folder)
 
     def _check_is_new(self, step: int) -> None:
-        """Refuses what an earlier run has written at `step` and after."""
+        """Raises if an earlier run wrote after `step`, or at all if it is 0."""
         if self.is_new():
             return
         steps = (at for _, at, _ in event_file.scalars(self.folder))
@@ -107,7 +108,7 @@ class Writer:
             self._file.flush()
 
     def scalars(self) -> Iterator[tuple[str, int, float]]:
-        """Tag, step and value of every point that lies in the folder."""
+        """Tag, step and value of every point in the folder."""
         return event_file.scalars(self.folder)
 
     def scalar(self, name: str, value: float, *, step: int) -> None:
@@ -174,7 +175,7 @@ class Writer:
             )
         ]
         page = api_pb2.Experiment(
-            # TensorBoard sorts by name, but what is said to differ comes first.
+            # TensorBoard sorts by name, but shows those with `differs` first.
             hparam_infos=[
                 api_pb2.HParamInfo(name=name, differs=place < _TICKED)
                 for place, name in enumerate(shown)
@@ -198,7 +199,7 @@ class Writer:
         if step != self._event.step:
             self._end_event(self._file)
             self._event.step = step
-        # Some plugins give TensorFlow's class of the same message.
+        # Some plugins return TensorFlow's class for the same message.
         self._event.summary.MergeFromString(summary.SerializeToString())
 
     def _end_event(self, file: event_file.EventFile) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers give and the figures take: rows of measured numbers."""
+"""Rows of measured numbers, which readers return and figures take."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Row(NamedTuple):
-    """One number: of which run and part, under which tag, after how many steps.
+    """One number, with its run, part of the run, tag and number of steps.
 
     `part` is `train`, `validation` or `analysis`.
     """
@@ -76,7 +76,7 @@ class Table:
         return steps, np.array([value for _, value in points], np.float64)
 
     def first_step(self, run: str, accuracy: float) -> int | None:
-        """The first evaluated step at which a run is that good, if any."""
+        """The first evaluated step that reaches an accuracy, if any does."""
         steps, values = self.series(run, "validation", "accuracy")
         reached = steps[values >= accuracy]
         return int(reached[0]) if len(reached) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What curves are called in event files: the grammar of tags.
+"""The grammar of tags, which are the names of curves in event files.
 
 A tag is `<measure>/<layer>/<statistic>`, with whatever the measure depends on
 (mode, unit) between layer and statistic:
@@ -31,9 +31,9 @@ class Tag(NamedTuple):
 
     Attributes:
         measure: What was measured.
-        layer: Of which layer; empty where there is none.
-        condition: Under what (mode, unit), if it depends on that.
-        statistic: What is said of it; empty where there is no layer.
+        layer: The layer; empty if there is none.
+        condition: The mode or unit, if the measure depends on it.
+        statistic: The statistic; empty if there is no layer.
     """
 
     measure: str
@@ -65,6 +65,6 @@ def percentile_name(q: float) -> str:
 
 
 def natural(layer: str) -> tuple[str, int]:
-    """What sorts layers as they are numbered: hidden10 after hidden9."""
+    """Key that sorts layers by their numbers: hidden10 after hidden9."""
     digits = layer[len(layer.rstrip("0123456789")) :]
     return layer.removesuffix(digits), int(digits or 0)

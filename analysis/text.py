@@ -21,5 +21,5 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Text as UTF-8 can have it: names of files may be in no encoding."""
+    """Text that UTF-8 can encode: file names may hold undecodable bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ours against its peers, interleaved in one process."""
+"""Benchmarks of our layer and its peers, interleaved in one process."""

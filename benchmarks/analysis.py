@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watching costs: callbacks beside `fit`, and each Jacobian method.
+"""The cost of watching: callbacks during `fit`, and each Jacobian method.
 
     python -m benchmarks.analysis --data_dir=DIR
     python -m benchmarks.analysis --only=jacobians
 
-**Callbacks.** The same network is trained with nothing, and with each preset of
-`analysis.watch` at its own schedule, in turns: the paper's MLP for the paper's
-50,000 steps (MNIST; without `--data_dir`, digits) and a small convolutional
-network, both by `fit` at Keras' defaults. Two figures for each preset: the
-ratio of whole times, which is noisy, and the share of the time that was spent
-inside each callback, tracing and compiling included, which is not. The
-weights, and all that training may change, must come out bit-identical.
+**Callbacks.** The same network is trained without callbacks and with each
+preset of `analysis.watch` at its own schedule, in turns: the paper's MLP for
+the paper's 50,000 steps (MNIST; without `--data_dir`, digits) and a small
+convolutional network, both by `fit` at Keras' defaults. There are two figures
+for each preset: the ratio of total times, which is noisy, and the share of the
+time that was spent inside each callback, including tracing and compiling, which
+is not. The weights, and all that training may change, must come out
+bit-identical.
 
 **Jacobians** of a circular 3x3 convolution, from 128 to 1,048,576 inputs. Its
 singular values are known at any size (Sedghi, Gupta & Long 2019, arXiv
 1805.10408): those of the kernel's Fourier transform at each frequency, computed
-here in float64. `exact`: all of them, up to 4,096 inputs; the error is that of
-the worst, over the largest. `iterative`: the largest five, likewise, up to
-131,072 inputs. `lanczos`: the density; the error is the largest difference
-between the cumulative distributions. `hutchinson`: the mean square alone, and
-its relative error. The first call traces and compiles, the second is what
-callbacks pay.
+here in float64. `exact`: all values, up to 4,096 inputs; the error is the
+largest absolute error over the largest value. `iterative`: the five largest
+values, likewise, up to 131,072 inputs. `lanczos`: the density; the error is the
+largest difference between the cumulative distributions. `hutchinson`: the mean
+square alone, and its relative error. The first call traces and compiles; the
+second shows what each measurement of a callback costs.
 """
 
 import statistics
@@ -63,7 +64,7 @@ SHAPES = (
     (64, 64, 32),
     (128, 128, 64),
 )
-#: More is hours of SVD, and a quarter of an hour of restarts.
+#: Larger sizes take hours of SVD, and a quarter of an hour of restarts.
 MOST_FOR_EXACT, MOST_FOR_ITERATIVE = 2**12, 2**17
 TOP = 5
 
@@ -129,7 +130,7 @@ class Training:
         self.state: list[Array] = []
 
     def __call__(self) -> None:
-        """One run, whose compilation is part of it."""
+        """One run, including compilation."""
         keras.utils.clear_session()
         keras.utils.set_random_seed(0)
         model = self._task.model()
@@ -217,7 +218,7 @@ def callbacks_cost(task: Any) -> dict[str, Any]:
 
 
 def circular_convolution(kernel: Array) -> Callable[[Any], Any]:
-    """`[N, H, W, C]` -> the same shape, round the edges."""
+    """Returns a convolution of `[N, H, W, C]` that wraps around the edges."""
 
     def function(x: Any) -> Any:
         for axis in (1, 2):
@@ -230,7 +231,7 @@ def circular_convolution(kernel: Array) -> Callable[[Any], Any]:
 
 
 def known_singular_values(kernel: Array, height: int, width: int) -> Array:
-    """Of the circular convolution, descending, float64."""
+    """Singular values of the circular convolution, descending, float64."""
     transformed = np.fft.fft2(
         kernel.astype(np.float64), (height, width), axes=(0, 1)
     )
@@ -241,7 +242,7 @@ def distribution_error(nodes: Array, weights: Array, values: Array) -> float:
     """Largest difference of two cumulative distributions.
 
     Args:
-        nodes: `[k]`, those of a density.
+        nodes: `[k]`, nodes of a density.
         weights: `[k]`, adding up to 1.
         values: `[n]`, each of the same weight.
     """
@@ -347,11 +348,11 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     parts = ["mlp", "convolutional", "jacobians"]
     flags.DEFINE_multi_enum("only", parts, parts, "what to measure")
-    flags.DEFINE_multi_enum("presets", PRESETS, PRESETS, "what to watch with")
+    flags.DEFINE_multi_enum("presets", PRESETS, PRESETS, "presets to measure")
     flags.DEFINE_string("data_dir", None, "folder that holds mnist.npz")
-    flags.DEFINE_integer("mlp_steps", 50_000, "of the MLP", lower_bound=1)
+    flags.DEFINE_integer("mlp_steps", 50_000, "steps of the MLP", lower_bound=1)
     flags.DEFINE_integer(
-        "convolution_steps", 2000, "of the other", lower_bound=1
+        "convolution_steps", 2000, "steps of the other", lower_bound=1
     )
     flags.DEFINE_integer("rounds", 1, "runs of each", lower_bound=1)
     flags.DEFINE_string("output", "build/bench/analysis.json", "file to write")

@@ -6,9 +6,9 @@
 
 Eight blocks follow one another, each a dense layer or a convolution, batch
 normalization, and a ReLU: with our layer, with Keras', and without any. Within
-a network a layer finds its input in other caches than after another layer of
-its kind, and TensorFlow's graph optimizer may join it with what is around: a
-convolution, where neither a bias stands between nor it is a depthwise one.
+a network, a layer's input is in other caches than after another layer of the
+same kind, and TensorFlow's graph optimizer may fuse the layer with its
+neighbours: with a convolution that is not depthwise and has no bias.
 """
 
 import itertools
@@ -41,7 +41,7 @@ FIRST: dict[str, Callable[[int], keras.Layer]] = {
         3, padding="same", use_bias=False
     ),
 }
-#: At the end of a case's name: its graph knows the maps, but no other size.
+#: Suffix of cases whose graph knows the number of maps, but no other size.
 UNKNOWN = ", sizes unknown"
 CASES = (
     ("dense", (60, 100)),
@@ -119,7 +119,7 @@ def row(
     rounds: int,
     jit_compile: bool,
 ) -> dict[str, Any]:
-    """Seconds of a block, by what normalizes it."""
+    """Seconds of a block, by its normalization."""
     values = np.random.default_rng(1).standard_normal(shape, np.float32)
     x = tf.constant(values)
     seconds = measure.interleaved(
@@ -149,7 +149,7 @@ def rows(
     rounds: int,
     jit_compile: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Every case in a process of its own, its batch `times` as large."""
+    """Every case in a process of its own, with batches `times` as large."""
     for pass_, (block, (batch, *others)) in itertools.product(passes, CASES):
         if block.removesuffix(UNKNOWN) in blocks:
             shape = (batch * times, *others)
@@ -192,7 +192,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 60, "turns of each", lower_bound=1)
     flags.DEFINE_multi_enum("passes", list(PASSES), PASSES, "which to measure")
     flags.DEFINE_multi_enum("blocks", list(FIRST), FIRST, "which to measure")
-    flags.DEFINE_integer("times", 1, "batches as large as here", lower_bound=1)
+    flags.DEFINE_integer("times", 1, "factor of batch sizes", lower_bound=1)
     flags.DEFINE_bool("jit_compile", False, "compile all of it with XLA")
     flags.DEFINE_string("output", "build/bench/blocks.json", "file to write")
     app.run(main)

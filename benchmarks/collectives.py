@@ -3,9 +3,9 @@
 
     python -m benchmarks.collectives
 
-Two processes of this machine train the MLP with `strategy=multiworker`. The
-collectives of a step are counted in its graph, by what they carry, and so are
-their bytes; what the loopback device really carried is read from the system.
+Two processes on this machine train the MLP with `strategy=multiworker`. The
+collectives of a step, what they carry and their bytes are read from its graph;
+the bytes that the loopback device really carried are read from the system.
 Each tensor is summed over all processes: with n of them a ring sends
 2 (n - 1) / n of its bytes from each.
 """
@@ -134,7 +134,7 @@ def main(_: list[str]) -> None:
 
 
 def _wait_for_all(running: list[subprocess.Popen[bytes]]) -> None:
-    """Waits; if one fails, ends the others, which may wait for it."""
+    """Waits; if one fails, kills the others, which may be waiting for it."""
     try:
         while None in (codes := [process.poll() for process in running]):
             if any(codes):
@@ -150,7 +150,7 @@ def _wait_for_all(running: list[subprocess.Popen[bytes]]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("steps", 200, "measured steps", lower_bound=1)
-    flags.DEFINE_string("worker", None, "be one process; file to write")
+    flags.DEFINE_string("worker", None, "run as one process; file to write")
     flags.DEFINE_string(
         "output", "build/bench/collectives.json", "file to write"
     )

@@ -3,7 +3,7 @@
 
     python -m benchmarks.folding
 
-Stopped midway, the same command goes on with the networks that are missing.
+If it is stopped midway, the same command continues with the missing networks.
 
 Each network gets random weights, the smallest image size that it allows, and
 random gamma, beta and statistics. Per network, in a process of its own:
@@ -45,7 +45,7 @@ CLASSES = 10
 
 
 def architectures() -> list[str]:
-    """Names of all networks that have BN, by the alphabet."""
+    """Names of all networks that have BN, in alphabetical order."""
     return [
         name
         for name in dir(keras.applications)
@@ -69,10 +69,10 @@ def build(name: str) -> keras.Model:
 def randomize(model: keras.Model, rng: np.random.Generator) -> None:
     """Gives every BN layer random weights and statistics.
 
-    Those of images, with each mean off by some 0.3 standard deviations and each
-    variance up to twice as large. With the very statistics, each layer of a
-    random network stretches small differences a bit, and 160 of them blow
-    float32's rounding up to the size of the output.
+    The statistics are those of random images, with each mean off by some 0.3
+    standard deviations and each variance up to twice as large. With the exact
+    statistics, each layer of a random network amplifies small differences a
+    little, and 160 layers amplify float32's rounding to the size of the output.
     """
     norms = structure.batch_normalizations(model)
     for norm in norms:
@@ -125,7 +125,7 @@ def measure_one(
 
 
 def in_float64(name: str, model: keras.Model, x: Any) -> dict[str, Any]:
-    """What float32 rounds off, and the comparisons without that."""
+    """The rounding error of float32, and the comparisons in float64."""
     with default_policy("float64"):
         twin = build(name)
         twin.set_weights(model.get_weights())
@@ -138,7 +138,7 @@ def in_float64(name: str, model: keras.Model, x: Any) -> dict[str, Any]:
 def comparisons(
     model: keras.Model, folded: keras.Model, x: Any
 ) -> dict[str, Any]:
-    """A network converted and folded, against itself."""
+    """The converted and the folded network, each against the original."""
     return {
         "converted": compare(keras_bn.convert(model), model, x),
         "folded": compare(folded, model, x),
@@ -166,7 +166,7 @@ def runner(model: keras.Model, x: Any) -> Any:
 
 
 def kept(model: keras.Model) -> dict[str, int]:
-    """How many BN layers stay, by what stands before and behind them."""
+    """How many BN layers remain, by the layers before and after them."""
     reasons = collections.Counter(
         "; ".join(
             part.partition(" (")[2].replace(")", "", 1)
@@ -204,7 +204,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def measured_before(settings: dict[str, Any]) -> dict[str, Any]:
-    """What the output holds of a run like this one that was stopped."""
+    """Results in the output file of an interrupted run like this one."""
     try:
         contents = json.loads(Path(FLAGS.output).read_text("utf-8"))
     except FileNotFoundError:
@@ -236,7 +236,7 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("architectures", None, "names of networks; default: all")
     flags.DEFINE_integer("rounds", 15, "runs of each", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 8, "images of a run", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of weights, statistics and images")
+    flags.DEFINE_integer("batch_size", 8, "images per run", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "seed of weights, statistics and images")
     flags.DEFINE_string("output", "build/bench/folding.json", "file to write")
     app.run(main)

@@ -4,18 +4,19 @@
     python -m benchmarks.input_pipeline --data_dir=DIR
 
 DIR holds `tiny-imagenet-50.zip` (64 pixels) and `imagenet-sample-100.zip`
-(224 pixels). Both make the same batches: parts of 8 to 100 % of the area,
-mirrored at random, their brightness and saturation changed, in [-1, 1].
+(224 pixels). Both pipelines make the same kind of batches: crops of 8 to 100 %
+of the area, mirrored at random, with changed brightness and saturation, in
+[-1, 1].
 
 - `ours`: from the archive as it is;
 - `keras`: `keras.utils.image_dataset_from_directory` over the extracted files,
   one image at a time, then the same operations of `tf.image`, parallel, batched
   and prefetched: the fastest that Keras' function alone offers. It decodes
-  whole images and resizes them before the part is cut; at 224 pixels to 256,
-  as is usual, at 64 to 64.
+  whole images and resizes them before they are cropped: to 256 pixels for
+  views of 224, as is usual, and to 64 for views of 64.
 
-A pipeline's start is part of its time. The files lie in the page cache. Where
-other processes run, the seconds of the processor say more than the clock's.
+The time includes starting a pipeline. The files are in the page cache. If other
+processes are running, processor seconds say more than wall-clock time.
 """
 
 import os
@@ -97,8 +98,8 @@ def extracted(archive: Path, folder: Path) -> Path:
 class Turns:
     """A contestant; in each of its turns a pipeline starts, works and ends.
 
-    One left running would fill its buffers, and use the processor, while the
-    other is measured.
+    A pipeline left running would fill its buffers, and use the processor, while
+    the other is measured.
     """
 
     def __init__(self, batches: Any, count: int) -> None:
@@ -113,14 +114,14 @@ class Turns:
         self._processor.append(time.process_time() - started)
 
     def processor_seconds(self) -> float:
-        """Median of a turn, over all cores; the first is for warming up."""
+        """Median per turn, all cores together, without the warm-up turn."""
         return statistics.median(self._processor[1:])
 
 
 def compare(
     archive: Path, *, size: int, loaded: int, images: int
 ) -> dict[str, Any]:
-    """Images per second of both, which take turns."""
+    """Images per second of both pipelines, which take turns."""
     batch_size = FLAGS.batch_size
     count = max(1, images // batch_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -183,8 +184,8 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "folder of the archives")
     flags.mark_flag_as_required("data_dir")
-    flags.DEFINE_integer("batch_size", 32, "of a batch", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "of each", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "images per batch", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "turns of each", lower_bound=1)
     flags.DEFINE_string(
         "output", "build/bench/input_pipeline.json", "file to write"
     )

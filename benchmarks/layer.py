@@ -4,22 +4,23 @@
     python -m benchmarks.layer --output=docs/results/layer.json
     python -m benchmarks.layer --markdown=docs/results/layer.json
 
-Each contestant runs ten times within one graph, with a tensor of a few thousand
-values a hundred times, as the call of a graph takes as long as ten such layers
-(ten times where XLA compiles it, which does work twice in longer chains; there
-the call is part of the figure), after a warm-up and for more rounds. The runs
-follow one another: every time the gradient of the time before is the input and
-its output the cotangent, so that nothing can be left out or done side by side.
-Backward is the gradients of input, gamma and beta. The contestants take turns,
-in an order that changes, in a process of each case's own; medians. `--markdown`
-prints what a file holds and measures nothing.
+Each contestant runs ten times within one graph; on a tensor of a few thousand
+values it runs a hundred times, with a longer warm-up and more rounds, because
+the call of a graph takes as long as ten such layers. (If XLA compiles it, it
+runs ten times there, too, because XLA does some work twice in longer chains;
+the call is then part of the figure.) The runs are chained: each takes the
+gradient of the run before as its input and that run's output as its cotangent,
+so that none can be skipped or run in parallel. Backward means the gradients of
+input, gamma and beta. Each case has a process of its own, in which the
+contestants take turns in changing order; figures are medians. `--markdown`
+prints the results in a file and measures nothing.
 
 - `ours`, `keras`: the layers, moving averages included; `.. xla`: the same
   compiled by XLA as a whole, where sizes are known;
 - `fused`: TensorFlow's FusedBatchNormV3, with two moving averages;
 - `torch`: torch.nn.functional.batch_norm in a loop of its own, if installed;
-- `copy`: reads the tensor once and writes it once: the floor is two of these
-  forward, and two and a half backward (four and five passes).
+- `copy`: reads the tensor once and writes it once: the lower bound is two
+  copies forward, and two and a half backward (four and five passes).
 """
 
 import functools
@@ -54,14 +55,14 @@ SHAPES = (
 )
 #: Runs of a contestant within one call.
 REPEATS = 10
-#: Values of a tensor that count as few, and runs of what XLA does not compile.
+#: The most values of a small tensor, and its runs if XLA does not compile them.
 FEW, REPEATS_OF_FEW = 2**14, 100
-#: Calls after which TensorFlow knows which operations are too short to be given
-#: to another thread: of what it guesses at first a tenth goes each time.
+#: Calls after which TensorFlow knows which operations are too short for another
+#: thread: its initial guess loses a tenth of its weight at each call.
 WARM_UP_OF_FEW = 120
-#: Rounds are so many times as many with few values.
+#: Small tensors have this many times as many rounds.
 ROUNDS_OF_FEW = 10
-#: What tables call the others.
+#: Names of the other contestants in tables.
 HEADS = {
     "keras": "Keras",
     "keras xla": "Keras, XLA",
@@ -160,9 +161,9 @@ def repeated(
     jit_compile: bool = False,
     known: bool = True,
 ) -> Callable[[], object]:
-    """So many runs, each on the gradient and the output of the last.
+    """A chain of runs, each on the gradient and the output of the last.
 
-    Unless sizes are to be `known`, the graph is for inputs of any.
+    Unless sizes are `known`, the graph accepts inputs of any size.
     """
     any_size = tf.TensorSpec(
         [*[None] * (len(x.shape) - 1), x.shape[-1]], x.dtype
@@ -279,7 +280,7 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def measured(rounds: int, times: int) -> Iterator[Row]:
-    """Each case in a process of its own, its batch `times` as large."""
+    """Each case in a process of its own, with batches `times` as large."""
     for pass_ in PASSES:
         for name, (batch, *others), *rest in CASES:
             shape = (batch * times, *others)
@@ -382,7 +383,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 15, "turns of each", lower_bound=1)
-    flags.DEFINE_integer("times", 1, "batches as large as here", lower_bound=1)
+    flags.DEFINE_integer("times", 1, "factor of batch sizes", lower_bound=1)
     flags.DEFINE_string("output", "build/bench/layer.json", "file to write")
     flags.DEFINE_string("markdown", None, "file of results to print")
     app.run(main)

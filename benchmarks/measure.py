@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interleaved timing, and the JSON that every benchmark leaves.
+"""Interleaved timing, and the JSON that every benchmark writes.
 
 Machines are noisy, so contestants take turns, the median counts, and only
 ratios within one process are reported as results.
@@ -36,7 +36,7 @@ def interleaved(
 
     Args:
         contestants: Functions without arguments that return when their work
-            is done, or in the queue of a device of TensorFlow's.
+            is done, or queued on a TensorFlow device.
         rounds: Number of rounds.
         warm_up: Rounds before these, unmeasured.
 
@@ -50,7 +50,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     order = random.Random(0)
     for _ in range(rounds):
-        # Whoever follows a certain other one finds its caches.
+        # Each is affected by the caches that the one before it leaves.
         for name in order.sample(list(contestants), len(contestants)):
             started = time.perf_counter()
             contestants[name]()
@@ -60,15 +60,15 @@ def interleaved(
 
 
 def _wait() -> None:
-    """Returns when GPUs have done all they were given; CPUs have by then."""
+    """Waits until GPUs have finished their work; CPUs already have."""
     if tf.config.list_physical_devices("GPU"):
         tf.test.experimental.sync_devices()
 
 
 def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What a function returns in a fresh process that ends with it.
+    """Calls a function in a fresh process and returns its result.
 
-    Neither what ran before nor its settings of TensorFlow reach it.
+    Neither earlier work nor earlier settings of TensorFlow affect it.
     """
     with concurrent.futures.ProcessPoolExecutor(
         max_workers=1, mp_context=multiprocessing.get_context("spawn")
@@ -77,9 +77,9 @@ def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def cluster(processes: int) -> list[dict[str, str]]:
-    """What to add to the environment of each of several processes.
+    """Environment variables to add for each of several processes.
 
-    `TF_CONFIG`, by which TensorFlow makes them one cluster on this machine.
+    `TF_CONFIG` makes TensorFlow combine them to one cluster on this machine.
     """
     sockets = [socket.socket() for _ in range(processes)]
     try:

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of forward and backward: input or output kept, and Keras.
+"""Peak memory of forward and backward: keeping input or output, and Keras.
 
     python -m benchmarks.memory --output=docs/results/memory.json
 
 Twenty blocks of a 3x3 convolution, BN and leaky_relu on `[32, 32, 32, 64]`,
-float32: there a tensor takes 8 MiB and all weights 3 MiB, so that what is
-measured is the tensors that the backward pass waits for.
+float32, where a tensor takes 8 MiB and all weights 3 MiB: the figures thus
+reflect the tensors that are kept for the backward pass.
 
 - `output`: our layer with `activation="leaky_relu", keeps="output"`;
 - `input`: the same with `keeps="input"`;
 - `keras`: keras.layers.BatchNormalization, then keras.layers.LeakyReLU.
 
-Each runs in a fresh process. Measured is what three steps on a batch of 32 add
-to the most physical memory that the process ever held (VmHWM) after three steps
-on a batch of 1; so libraries and weights do not count, and compilation for the
-larger batch does. Not ru_maxrss, which a process inherits from the one that
-started it. Processes take turns; medians. A step is forward and backward of all
-weights, whose gradients are compared with those of `input`.
+Each runs in a fresh process. The figure is by how much three steps on a batch
+of 32 raise the peak of the process's physical memory (VmHWM) above that after
+three steps on a batch of 1. So libraries and weights do not count, but
+compilation for the larger batch does. ru_maxrss is not used, because a process
+inherits it from the one that started it. Processes take turns; figures are
+medians. A step computes the gradients of all weights, which are compared with
+those of `input`.
 """
 
 import statistics

@@ -3,8 +3,9 @@
 
     python -m benchmarks.operations
 
-There each takes about a microsecond, whatever it does. What counts is what is
-left after TensorFlow's graph optimizer, of one of several layers in one graph.
+On a small tensor each operation takes about a microsecond, whatever it does.
+Counted are those that TensorFlow's graph optimizer leaves, for one of several
+layers in a graph.
 """
 
 from collections import Counter
@@ -26,9 +27,9 @@ LAYERS = {
     "ours": keras_bn.BatchNormalization,
     "keras": keras.layers.BatchNormalization,
 }
-#: Layers in one graph and in another; a layer is their difference.
+#: Layers in two graphs, whose difference gives the operations of a layer.
 FEW, MORE = 2, 12
-#: What brings tensors into the graph and out of it.
+#: Operations that bring tensors into the graph and out of it.
 AROUND = ("_Arg", "_Retval", "Identity", "Const")
 
 
@@ -40,7 +41,7 @@ def of_layer(
     Args:
         make: The layer's class.
         pass_: Name in `layer.PASSES`.
-        activation: Within ours, after Keras'.
+        activation: Applied inside our layer, but after Keras' layer.
     """
     function = layer.layer(
         make,
@@ -73,7 +74,7 @@ def of_call(function: Callable[[], object]) -> Counter[str]:
     """Operations that a call of a graph runs, by type."""
     context.enable_run_metadata()
     try:
-        context.export_run_metadata()  # Of what ran before, if it was kept.
+        context.export_run_metadata()  # Discards that of earlier calls, if any.
         function()
         metadata = context.export_run_metadata()
     finally:

@@ -35,8 +35,8 @@ MEANS = (0.0, 10.0, 1e2, 1e3, 1e4, 1e5)
 DTYPES = ("float32", "float16", "bfloat16")
 UNKNOWN = "graph of unknown sizes"
 MODES = ("eager", "graph", UNKNOWN, "xla")
-#: By values per feature: `[N, H, W, C]`. XLA divides by powers of two exactly
-#: wherever it does, and by other numbers it may not; so there are both.
+#: `[N, H, W, C]` by values per feature: powers of two, by which XLA always
+#: divides exactly, and other numbers, by which it may not.
 SHAPES = {
     100: (4, 5, 5, 4),
     120: (120, 1, 1, 256),
@@ -97,7 +97,7 @@ def compiled(function: Normalize, mode: str) -> Normalize:
 
 
 def _for_any_size(function: Normalize) -> Normalize:
-    """As a graph that knows no more of images than dtype and channels."""
+    """As a graph that knows only the dtype and channels of images."""
 
     @tf.function
     def run(x: Any) -> Any:

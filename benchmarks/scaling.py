@@ -12,7 +12,7 @@ as `benchmarks.layer` does. One thing grows at a time:
 - `depth`: 1 to 64 layers, each on the output of the one before, of
   `[32, 14, 14, 64]`, and of `[60, 100]`, which is too small for XLA.
 
-A process of its own measures each number of threads.
+Each number of threads is measured in a process of its own.
 """
 
 import functools
@@ -65,7 +65,7 @@ def stack(
 def contestants(
     shape: tuple[int, ...], depth: int
 ) -> dict[str, Callable[[], object]]:
-    """Forward and backward of each."""
+    """Functions that run each contestant forward and backward."""
     rng = np.random.default_rng(0)
     x, dy = (tf.constant(rng.standard_normal(shape, np.float32)) for _ in "xy")
     options: dict[str, Any] = {

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference on smaller tensors: ways to write it, their seconds and errors.
+"""Inference on small tensors: implementations, their seconds and errors.
 
     python -m benchmarks.small_inference
 
-A hundred layers follow one another within one graph. Of `[60, 100]` an
-operation costs as much as its start, so that the number of operations counts,
-above all of those on the whole tensor; of the others each reads and writes it,
-and a kernel that wakes another thread waits for it. Keras' form,
-`slope * x + (beta - slope * mean)`, has two of them and cannot be exact: where
-`|mean|` is large, both terms are rounded and differ by little. The others take
-the mean off first.
+A hundred layers follow one another within one graph. On `[60, 100]`, an
+operation takes as long as starting it, so the number of operations matters,
+above all of those on the whole tensor. On the larger shapes, each of these
+reads and writes the tensor, and a kernel that wakes another thread waits for
+it. Keras' form, `slope * x + (beta - slope * mean)`, has two operations on the
+whole tensor and cannot be exact: if `|mean|` is large, both terms are rounded
+and nearly cancel. The other forms subtract the mean first.
 
-All of them take turns in several processes, and the two layers alone in as
-many: a layer is faster or slower by what ran before it.
+All implementations take turns in several processes, and the two layers alone in
+as many more, because what ran before a layer affects its time.
 
 The error is the largest absolute one against float64, with mean 10,000 and
 variance, gamma and beta near 1, in float32.
@@ -40,14 +40,14 @@ Normalize = Callable[[Tensor], Tensor]
 
 SHAPES = ((60, 100), (64, 512), (128, 1024), (256, 1024))
 TIMES = 100
-#: Rounds are so many times as many for the first shape.
+#: The first shape has this many times as many rounds.
 ROUNDS_OF_FIRST = 5
 EPSILON = 1e-3
 LARGE_MEAN = 1e4
 
 
 class Designs:
-    """The ways to write it, of one layer's weights.
+    """Implementations of inference with one layer's weights.
 
     Args:
         weights: Variables `[C]`: gamma, beta, mean and variance.
@@ -79,7 +79,7 @@ class Designs:
         return tf.nn.bias_add(centered * self._slope(), self.beta)
 
     def quotient(self, x: Tensor) -> Tensor:
-        """A division, with no coefficient where gamma is 0."""
+        """A division, by infinity where gamma is 0."""
         std = tf.sqrt(tf.convert_to_tensor(self.variance) + EPSILON)
         return tf.nn.bias_add((x - self.mean) / (std / self.gamma), self.beta)
 
@@ -106,7 +106,7 @@ class Designs:
         return tf.reshape(y, x.shape)
 
     def xla(self, x: Tensor) -> Tensor:
-        """One call of what XLA makes of `centered`."""
+        """One call of `centered`, compiled by XLA."""
         return _compiled(
             x,
             *map(
@@ -143,7 +143,7 @@ def weights_of(features: int, mean: float) -> list[Array]:
 
 
 def contestants(weights: list[Array]) -> dict[str, Normalize]:
-    """Both layers and all designs, of the same weights."""
+    """Both layers and all designs, with the same weights."""
     ours: Any = keras_bn.BatchNormalization(epsilon=EPSILON)
     theirs = keras.layers.BatchNormalization(epsilon=EPSILON)
     for built in (ours, theirs):
@@ -158,7 +158,7 @@ def contestants(weights: list[Array]) -> dict[str, Normalize]:
 
 
 def errors(shape: tuple[int, int]) -> dict[str, float]:
-    """The largest error of each where the mean is large."""
+    """The largest error of each contestant for a large mean."""
     values = np.random.default_rng(1).normal(LARGE_MEAN, 1.0, shape)
     x = tf.constant(values, tf.float32)
     weights = weights_of(shape[-1], LARGE_MEAN)
@@ -174,7 +174,7 @@ def errors(shape: tuple[int, int]) -> dict[str, float]:
 def seconds(
     shape: tuple[int, int], rounds: int, names: Sequence[str]
 ) -> dict[str, float]:
-    """Median seconds of one layer; of these alone, in a fresh process."""
+    """Median seconds per layer of the named contestants, in a fresh process."""
     x = tf.constant(np.random.default_rng(1).standard_normal(shape, np.float32))
     found = contestants(weights_of(shape[-1], 0.0))
     runs = {
@@ -191,7 +191,7 @@ def seconds(
 
 
 def rows(processes: int, rounds: int) -> Iterator[dict[str, Any]]:
-    """Ratios to Keras' layer, one of each process; and the errors."""
+    """Ratios to Keras' layer, one per process, and the errors."""
     companies = (("all", LAYERS + NAMES), ("layers", LAYERS))
     for shape, (company, names) in itertools.product(SHAPES, companies):
         wrong = errors(shape)
@@ -231,7 +231,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 30, "turns of each", lower_bound=1)
-    flags.DEFINE_integer("processes", 5, "of each company", lower_bound=1)
+    flags.DEFINE_integer("processes", 5, "for each company", lower_bound=1)
     flags.DEFINE_string(
         "output", "build/bench/small-inference.json", "file to write"
     )

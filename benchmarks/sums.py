@@ -4,10 +4,10 @@
     python -m benchmarks.sums
 
 These two sums are what batch normalization needs most, forward (of x and its
-square) and backward (of dy and its product with x). Each way gives both, of
-ten tensors one after the other in one graph. A *copy* reads a tensor once and
-writes it once. The error is the largest of a mean and of a mean square,
-against float64, of normal values with mean 1 and standard deviation 1.
+square) and backward (of dy and its product with x). Each way computes both
+sums, for ten tensors one after the other in one graph. A *copy* reads a tensor
+once and writes it once. The error is the largest one of a mean or a mean
+square, against float64, for normal values with mean 1 and standard deviation 1.
 """
 
 import functools
@@ -66,7 +66,7 @@ def bias_add_grad(x: Tensor) -> Pair:
 
 
 def euclidean_norm(x: Tensor) -> Pair:
-    """`Sum`, and `EuclideanNorm`, which writes no squares down."""
+    """`Sum`, and `EuclideanNorm`, which does not write squares to memory."""
     axes = list(range(len(x.shape) - 1))
     norm = tf.math.reduce_euclidean_norm(x, axes)
     return tf.reduce_sum(x, axes), tf.square(norm)
@@ -96,11 +96,11 @@ def xla(x: Tensor) -> Pair:
 
 
 def slices(count: int, *, of_few: int) -> Sums:
-    """What the layer does: so many slices of a tensor added up, by XLA.
+    """What the layer does with XLA: slices of a tensor are added up.
 
     Args:
-        count: Where a feature has more than 256 values, twice.
-        of_few: Where it has fewer, once.
+        count: Slices, in two stages, if a feature has more than 256 values.
+        of_few: Slices, in one stage, if it has at most 256.
     """
 
     @tf.function(autograph=False, jit_compile=True)
@@ -124,7 +124,7 @@ def two_reads(x: Tensor) -> Pair:
 
 @tf.function(autograph=False, jit_compile=True)
 def strided(x: Tensor) -> Pair:
-    """The same of every sixteenth row, not of sixteen parts."""
+    """The same, but each slice takes every sixteenth row instead of a block."""
     return (
         _real_sums(_rows(x), strided=True),
         _real_sums(tf.square(_rows(x)), strided=True),

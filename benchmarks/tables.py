@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables as the docs have them."""
+"""Tables for the docs."""
 
 from collections.abc import Sequence
 from typing import Any

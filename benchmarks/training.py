@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps per second: our training path against plain Keras.
 
-    python -m benchmarks.training --data_dir=DIR     MNIST; without, digits
+    python -m benchmarks.training --data_dir=DIR     MNIST; digits without it
 
 The same network, weights, batch size, optimizer and number of steps:
 
@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 
 
 def ours(recipe: Recipe, dataset: ArrayDataset, *, measured: bool) -> None:
-    """One run; its compilation is part of it, as it is for a user."""
+    """One run, including compilation, as a user sees it."""
     with tempfile.TemporaryDirectory() as folder:
         watchers = callbacks.for_run(Path(folder), recipe, dataset)
         training.run(

@@ -4,7 +4,7 @@
     python -m examples.deployment                    bundled digits, a minute
     python -m examples.deployment --data_dir=DIR     MNIST; DIR holds mnist.npz
 
-docs/deployment.md goes through it and shows what it prints.
+docs/deployment.md explains each step and shows the output.
 """
 
 import functools
@@ -46,7 +46,7 @@ def train(data: Images, steps: int) -> keras.Model:
 
 
 def accuracy(model: keras.Model, data: Images) -> float:
-    """On the test images."""
+    """Accuracy on the test images."""
     logits = model.predict(data.x_test, verbose=0)
     return float(np.mean(logits.argmax(-1) == data.y_test))
 
@@ -164,6 +164,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "folder that holds mnist.npz")
     flags.DEFINE_integer("steps", 200, "steps of training", lower_bound=1)
     flags.DEFINE_integer("rounds", 20, "timed runs", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of weights and order of images")
+    flags.DEFINE_integer("seed", 0, "seed of weights and order of images")
     flags.DEFINE_string("output", "build/deployment.json", "file to write")
     Command("deployment", main).run()

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving a trained network to other data by its statistics.
+"""Adapts a trained network to other data by replacing its statistics.
 
     python -m examples.domain_transfer                   bundled digits
     python -m examples.domain_transfer --data_dir=DIR    MNIST
 
 A network is trained on clean images of digits. Its BN layers hold the
-statistics of these, and images from another domain (inverted, of low contrast,
-noisy) do not have them. Without a label, one pass over images of the new
-domain gives their statistics (AdaBN, arXiv 1603.04779); with some labels it can
-be fine-tuned, the statistics frozen or not. docs/deployment.md shows what came
-of it.
+statistics of these images; those of images from another domain (inverted, of
+low contrast, noisy) are different. One pass over images of the new domain,
+without labels, gives their statistics (AdaBN, arXiv 1603.04779). With some
+labels the network can be fine-tuned, with the statistics frozen or not.
+docs/deployment.md shows the results.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ def estimate(
 
 
 def accuracy(model: keras.Model, data: Images) -> float:
-    """On the test images of a domain."""
+    """Accuracy on the test images of a domain."""
     logits = model.predict(data.x_test, batch_size=256, verbose=0)
     return float(np.mean(logits.argmax(-1) == data.y_test))
 
@@ -109,19 +109,19 @@ class Transfer:
     def estimated(
         self, count: int | None = None, layers: Sequence[str] | None = None
     ) -> float:
-        """With statistics of some images of the target, in some layers."""
+        """Accuracy with statistics of some target images, in some layers."""
         self._restart()
         x = self.target.x_train[: count or COUNTS[-1]]
         estimate(self.model, x, layers)
         return accuracy(self.model, self.target)
 
     def tuned(self, statistics: str) -> float:
-        """After fine-tuning on a few labelled images of the target.
+        """Accuracy after fine-tuning on a few labelled images of the target.
 
         Args:
-            statistics: `"source"`: frozen, as trained; `"target"`: frozen
-                after they were estimated; `"free"`: BN layers train on, and
-                are estimated in the end.
+            statistics: `"source"`: frozen, as trained; `"target"`: estimated
+                on the target, then frozen; `"free"`: BN layers continue to
+                train, and statistics are estimated at the end.
         """
         self._restart()
         if statistics == "target":
@@ -161,7 +161,7 @@ TUNED = "tuned, frozen statistics of the target"
 
 
 def by_count(count: int) -> str:
-    """Name of the way of few images."""
+    """Name of the way that uses `count` images of the target."""
     return f"of {count} images of the target"
 
 

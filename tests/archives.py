@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spoils zip archives, for tests: what zipfile writes no more itself."""
+"""Gives zip archives header fields that `zipfile` itself does not write."""
 
 import struct
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the real data lie, and small runs that several tests look at."""
+"""The folder of the real data, and small data that several tests share."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ devices.compute_exactly()
 
 @pytest.fixture(autouse=True)
 def forgotten_shapes():
-    """What XLA compiles depends on no test before."""
+    """Makes what XLA compiles independent of earlier tests."""
     compiling._SHAPES.clear()
 
 
@@ -57,7 +57,7 @@ def _data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir():
-    """The folder of real data sets; skips where there is none."""
+    """The folder of real data sets; skips the test if there is none."""
     folder = _data_dir()
     if not (folder / "mnist.npz").exists():
         pytest.skip(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU does otherwise than a CPU."""
+"""How tests account for differences between GPUs and CPUs."""
 
 import os
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers with weights that no default has, inputs, and one call of them."""
+"""Layers whose weights differ from all defaults, inputs, and a call of both."""
 
 from typing import Any, NamedTuple
 

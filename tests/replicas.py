@@ -3,8 +3,8 @@
 
     python -m tests.replicas FILE
 
-A process of its own, as TensorFlow allows logical devices only before it has
-started and one strategy per process.
+It needs a process of its own, because TensorFlow allows logical devices only
+before it has started, and one strategy per process.
 """
 
 import dataclasses

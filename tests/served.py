@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorBoard serves of a log folder, as JSON on standard output.
+"""Prints what TensorBoard serves for a log folder, as JSON.
 
     python -m tests.served LOGDIR PATH PATH ...
 
-In a process of its own: TensorBoard takes our flags for its own.
+It needs a process of its own, because TensorBoard would parse our flags.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The callbacks beside `fit`, of every kind of model: they only look."""
+"""The callbacks during `fit`, for every kind of model: they only observe."""
 
 import logging
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks count and add up, without their clocks."""
+"""What the benchmarks count and add up, apart from timing."""
 
 import numpy as np
 import pytest

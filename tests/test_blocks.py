@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parts of a model are looked at, of models of every kind."""
+"""Which parts of a model are measured, for every kind of model."""
 
 import keras
 import numpy as np

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large batches, as XLA and plain operations run them: on small data."""
+"""The code for large batches, with XLA and without, run on small data."""
 
 import numpy as np
 import pytest

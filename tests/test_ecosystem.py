@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layer in what Keras and TensorFlow do with models."""
+"""The layer in what Keras and TensorFlow offer: saving, export, precision."""
 
 import keras
 import numpy as np

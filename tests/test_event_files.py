@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing, reading, and what lies between: tags, layouts, cut files."""
+"""Event files, written and read: tags, layouts, truncated files."""
 
 import itertools
 import json

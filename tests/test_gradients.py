@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of the training loss, sizes, and the loss along the gradient."""
+"""Gradients of the training loss, their sizes, and the loss along them."""
 
 from pathlib import Path
 from types import SimpleNamespace

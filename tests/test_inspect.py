@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking once at a saved model, as a library and as a command."""
+"""Inspection of a saved model, by function and by command."""
 
 import functools
 import json

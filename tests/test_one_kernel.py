@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images at inference: one kernel of TensorFlow's where it is the fastest."""
+"""Inference on images: a single TensorFlow kernel where it is fastest."""
 
 import keras
 import numpy as np

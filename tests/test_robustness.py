@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches that could spoil a layer, and arguments that cannot be meant."""
+"""Batches that could corrupt a layer, and arguments that make no sense."""
 
 import keras
 import numpy as np

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the callbacks of a run leave, from training to the report."""
+"""What the callbacks of a run write, from training to the report."""
 
 import csv
 import json

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains 50 steps with some strategy; writes what came of it to a file.
+"""Trains 50 steps with a given strategy; writes the results to a file.
 
     python -m tests.trained STRATEGY DTYPE FILE
 
-A process of its own, as TensorFlow allows one strategy per process. The batch
-of 15 and the last test batch make unequal halves.
+It needs a process of its own: TensorFlow allows one strategy per process. The
+batch of 15 and the last test batch make unequal halves.
 """
 
 import sys

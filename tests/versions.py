@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What older versions of Keras and TensorFlow, within our ranges, lack."""
+"""Features that older versions of Keras and TensorFlow in our range lack."""
 
 import inspect
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What needs TensorFlow in the microscope: derivatives and captured tensors."""
+"""The TensorFlow part of the analysis: derivatives and captured tensors."""
 
 from analysis.autodiff.derivatives import (
     Products as Products,

@@ -2,9 +2,9 @@
 """Jacobians of functions of one tensor: as matrices, and as products.
 
 With the Jacobian J of y = f(x), reverse mode gives `u -> Jᵀ u`. That map is
-linear, so its own reverse mode is `v -> J v`, whatever u it is taken at.
-Both products come from the one backward pass, so that they are each other's
-transpose to rounding, even where that pass itself were wrong.
+linear, so applying reverse mode to it gives `v -> J v`, at any u. Both products
+derive from the same backward pass, so they are transposes of each other to
+rounding, even if that pass itself were wrong.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,13 @@ def batch_jacobian(function: Function) -> Callable[..., Array]:
     """Returns a compiled function for the Jacobian of every example.
 
     Args:
-        function: Maps `[N, ...]`, and further tensors that are held fixed, to
-            `[N, ...]`, each example by itself.
+        function: Maps `[N, ...]` to `[N, ...]`, each example by itself;
+            further arguments are tensors that are held fixed.
 
     Returns:
-        `jacobian(inputs, *context)`, which gives `[N, outputs, inputs]`, the
-        example's output and input flattened; of half precision as float32.
+        `jacobian(inputs, *context)`, which returns `[N, outputs, inputs]` with
+        each example's outputs and inputs flattened; float32 for half-precision
+        inputs.
     """
 
     @traced
@@ -38,7 +39,7 @@ def batch_jacobian(function: Function) -> Callable[..., Array]:
             tape.watch(inputs)
             outputs = _in_dtype_of(inputs, function(inputs, *context))
             outputs = tf.reshape(outputs, [tf.shape(inputs)[0], -1])
-        # `batch_jacobian` gives zeros where there is no way from x to y.
+        # `batch_jacobian` returns zeros if y does not depend on x.
         _connected(tape.gradient(outputs, inputs))
         rows = tape.batch_jacobian(outputs, inputs)
         return tf.reshape(rows, [*tf.unstack(tf.shape(rows)[:2]), -1])
@@ -54,8 +55,8 @@ def jacobian(function: Function) -> Callable[..., Array]:
             tensor; examples may depend on each other.
 
     Returns:
-        `jacobian(inputs, *context)`, which gives `[outputs, inputs]`, all
-        flattened; of half precision as float32.
+        `jacobian(inputs, *context)`, which returns `[outputs, inputs]`, both
+        flattened; float32 for half-precision inputs.
     """
 
     @traced
@@ -88,7 +89,7 @@ class Products:
         self._backward = traced(self._pulled)
 
     def output_shape(self, inputs: Any, *context: Any) -> tuple[int, ...]:
-        """Shape of the function's output, which is not computed."""
+        """Shape of the function's output, without computing the output."""
         trace = self._function.get_concrete_function(inputs, *context)
         return tuple(trace.output_shapes.as_list())
 
@@ -122,11 +123,10 @@ class Products:
 
 
 def tensor(inputs: ArrayLike) -> Any:
-    """The inputs as a tensor to differentiate by.
+    """The inputs as a tensor to differentiate with respect to.
 
     Raises:
-        ValueError: If they are not floating point, or not at least one
-            example.
+        ValueError: If they are not floating point, or contain no example.
     """
     converted = tf.convert_to_tensor(inputs)
     if not converted.dtype.is_floating:
@@ -143,7 +143,7 @@ def tensor(inputs: ArrayLike) -> Any:
 
 
 def result_dtype(inputs: Any) -> np.dtype[Any]:
-    """That of a tensor, but float32 at least, which NumPy can work with."""
+    """The dtype of a tensor, widened to at least float32 for NumPy."""
     return np.dtype(np.float64 if inputs.dtype == tf.float64 else np.float32)
 
 
@@ -153,7 +153,7 @@ def _array(result: Any) -> Array:
 
 
 def _in_dtype_of(inputs: Any, outputs: Any) -> Any:
-    """Layers may compute in another dtype than they are given."""
+    """Casts outputs: layers may compute in a dtype other than their input's."""
     return tf.cast(outputs, inputs.dtype)
 
 

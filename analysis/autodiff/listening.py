@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors inside a model, heard or replaced while it runs.
+"""Captures or replaces tensors inside a model while it runs.
 
-The calls of its layers are listened to, so it works for every kind of Keras
-model, whatever its code; and inside a `keras.StatelessScope`, in which no
+The calls of the model's layers are intercepted, which works for every kind of
+Keras model. The model runs inside a `keras.StatelessScope`, in which no
 variable, moving statistic or random state can change.
 """
 
@@ -21,7 +21,7 @@ from keras_bn import structure
 Array = NDArray[np.floating[Any]]
 Part = Literal["inputs", "outputs", "preactivation"]
 
-#: Most numbers of a probe that run through the model at once.
+#: The most values of a probe that run through the model at once.
 CHUNK = 2**20
 
 
@@ -32,8 +32,8 @@ class Call(NamedTuple):
         layer: The layer.
         inputs: Its first argument.
         outputs: What it returned.
-        preactivation: What went into the layer's own activation function;
-            `None` where it has none.
+        preactivation: The input of the layer's own activation function;
+            `None` if it has none.
     """
 
     layer: keras.Operation
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A tensor of a model: of which layer, and which part of its call.
+    """A tensor of a model, given by a layer and a part of the layer's call.
 
     Attributes:
         layer: The layer.
@@ -61,20 +61,21 @@ def trace(
 ) -> list[Call]:
     """The calls of layers, in order, with symbolic tensors.
 
-    Calls within loops, as of recurrent cells, are left out.
+    Calls inside loops, such as those of recurrent cells, are left out.
 
-    What one layer returns and another takes is the same object.
+    A tensor that one layer returns and another takes is the same object in
+    both calls.
 
     Args:
         model: A built model.
         layers: The layers to listen to.
-        inputs: What the model takes, as arrays or as Keras' symbolic tensors.
+        inputs: The model's inputs, as arrays or as Keras' symbolic tensors.
     """
     calls: list[Call] = []
     built = model.built
 
     def run(inputs: Any) -> None:
-        calls.clear()  # Where variables are made, TensorFlow traces twice.
+        calls.clear()  # TensorFlow traces twice if variables are created.
         graph = tf.compat.v1.get_default_graph()
         calls.extend(
             call
@@ -83,7 +84,7 @@ def trace(
         )
 
     _compiled(run, inputs)
-    if not built:  # To be built, it has called its layers as well.
+    if not built:  # Building it has called its layers as well.
         _compiled(run, inputs)
     return calls
 
@@ -101,19 +102,19 @@ def capture(
     Args:
         model: A built model.
         places: What to report; floating-point tensors `[N, ...]`.
-        inputs: What the model takes, as arrays.
+        inputs: The model's inputs, as arrays.
         training: Whether the model runs in training mode, on all inputs as
             one batch. Otherwise it takes them in pieces, to save memory.
-        held: Variables that the model is to see with other values, such as
+        held: Variables to replace by given values during the run, such as
             random states.
 
     Returns:
-        `run(values_of_held)`, which gives an array, float32 or float64, per
+        `run(values_of_held)`, which returns an array, float32 or float64, per
         place.
 
     Raises:
-        ValueError: If the model does not take the inputs, or there is no such
-            tensor at a place.
+        ValueError: If the model does not accept the inputs, or a place has no
+            such tensor.
     """
 
     def run(inputs: Any, values: Any) -> list[Any]:
@@ -161,9 +162,10 @@ def spanning(
         training: Whether the model runs in training mode.
 
     Returns:
-        `function(z, inputs)`: the output of `end` where that of `start` is
-        `z`, and all that does not depend on it follows from the model's
-        `inputs`. It raises `ValueError` if either is not called once.
+        `function(z, inputs)`: the output of `end` if `start` outputs `z` and
+        everything that does not depend on `start` is computed from the model's
+        `inputs`. It raises `ValueError` if `start` or `end` is not called
+        exactly once.
     """
 
     def function(z: Any, inputs: Any) -> Any:
@@ -216,7 +218,7 @@ def _compiled(function: Callable[..., Any], *inputs: Any) -> Any:
 def _listening(
     layers: Sequence[keras.Operation], calls: list[Call], replace: Any = None
 ) -> Iterator[None]:
-    """Appends every call of the layers; they may return something else."""
+    """Appends the layers' calls; they return `replace` if it is given."""
     with contextlib.ExitStack() as stack:
         for layer in layers:
             listen = _recorder(layer, calls, replace)
@@ -253,7 +255,7 @@ def _recorder(
 
 def _call_at(place: Place, calls: Sequence[Call]) -> Call | None:
     """The call of a place; `None` if there is none outside of loops."""
-    # A tensor of an inner loop, as of a recurrent cell, cannot leave it.
+    # A tensor inside a loop, such as a recurrent cell's, cannot leave it.
     graph = tf.compat.v1.get_default_graph()
     its = [
         call
@@ -276,7 +278,7 @@ def _tensor_at(place: Place, call: Call | None) -> Any:
 
 
 def _chunks(inputs: Any, *, most: int | None) -> list[Any]:
-    """The inputs in pieces of so many numbers, or of one example."""
+    """The inputs in chunks of `most` values, but of at least one example."""
     arrays = [np.asarray(array) for array in keras.tree.flatten(inputs)]
     count = len(arrays[0])
     size = sum(array.size for array in arrays)

@@ -22,15 +22,15 @@ def loss_and_gradients(
 ) -> Callable[[Sequence[Array]], tuple[float, list[Array]]]:
     """Returns a compiled function for the loss and its gradient.
 
-    The model runs in training mode: with the statistics of this batch, and
-    with the same dropout at every call until training draws the next.
-    Nothing of it changes. What the layers and regularizers add is part of
-    the loss.
+    The model runs in training mode, with the statistics of this batch, and
+    with the same dropout mask at every call until training draws the next.
+    None of the model's variables change. The loss includes the terms that
+    layers and regularizers add.
 
     Args:
         model: A compiled model.
-        inputs: What the model takes, as arrays `[N, ...]`.
-        targets: What its loss takes.
+        inputs: The model's inputs, as arrays `[N, ...]`.
+        targets: The targets of its loss.
 
     Returns:
         `run(weights)`: weights like `model.trainable_variables` -> the loss
@@ -52,7 +52,7 @@ def loss_and_gradients(
         gradients = tape.gradient(
             scaled, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        # That of an embedding comes as the rows that are not 0.
+        # The gradient of an embedding is sparse: its nonzero rows only.
         whole = map(tf.convert_to_tensor, gradients)
         return loss, [gradient / scale for gradient in whole]
 

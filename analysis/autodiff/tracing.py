@@ -10,7 +10,7 @@ from keras_bn import ops
 
 
 def without_xla(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with plain operations: XLA is not worth a few runs."""
+    """The function without XLA, which does not pay off for a few runs."""
 
     def plain(*arguments: Any) -> Any:
         with ops.without_compiling():
@@ -22,12 +22,12 @@ def without_xla(function: Callable[..., Any]) -> Callable[..., Any]:
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a compiled function, traced once per shape of its arguments.
 
-    TensorFlow counts traces per line of code and so takes the functions of
-    many layers for one that is traced too often. Asked for the trace itself,
-    it has no reason to warn.
+    TensorFlow counts traces per line of code, so it mistakes the functions of
+    many layers for one function that is traced too often. It does not warn if
+    it is asked for the concrete function.
 
     Args:
-        function: Of tensors, or structures of them.
+        function: A function of tensors, or structures of them.
     """
     compiled = tf.function(
         without_xla(function), autograph=False, reduce_retracing=True

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule + probe + measure -> summaries, as Keras callbacks.
 
-They only look: models run in a scope in which no variable, optimizer or random
-state can change, so the weights of a run do not depend on them. And no
-measurement is worth a lost run: what is wrong with the arguments is said
-before the first step, what goes wrong later is noted and training goes on.
+The callbacks only observe: models run in a scope in which no variable,
+optimizer or random state can change, so they do not affect the weights of a
+run. Nor can a failed measurement end a run: wrong arguments are reported before
+the first step; later errors are noted and training continues.
 """
 
 import logging
@@ -31,32 +31,32 @@ Reading = tuple[str, Any]
 class MeasureCallback(StepCallback):
     """Measures at the steps of a schedule.
 
-    Where several steps run at once and a scheduled one lies inside, the
-    measure is taken at the end of them and carries that step.
+    If several steps run at once and one of them is scheduled, the measurement
+    is taken after the last of them and recorded at that last step.
 
     Args:
         writer: Where to write: event files, or `Readings`.
-        schedule: At which steps.
+        schedule: The steps to measure at.
         probe: The examples: a `Probe`, arrays, `(inputs, targets)`, or a data
-            set. Of all but a `Probe`, at most `examples` are taken.
-        layers: What to look at, see `analysis.structure.blocks`; `None` for the
+            set. At most `examples` are taken, unless it is a `Probe`.
+        layers: What to measure, see `analysis.structure.blocks`; `None` for the
             default.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
 
     Attributes:
         measure: First part of the tags.
-        schedule: The steps at which it wants to be called.
-        how_to_read: What the dashboard says of its charts, in Markdown.
-        examples: How many examples are plenty.
+        schedule: The steps at which it must be called.
+        how_to_read: Explanation of its charts on the dashboard, in Markdown.
+        examples: The most examples to take, by default.
         takes_gradients: Whether it takes gradients of the loss if the probe
             has targets.
-        needs_targets: Whether it says nothing without.
-        needs_a_step: Whether it compares before and after a step.
-        blocks: What is looked at, once training has begun.
+        needs_targets: Whether the probe must have targets.
+        needs_a_step: Whether it compares the model before and after a step.
+        blocks: The measured blocks, once training has begun.
 
     Raises:
-        ValueError: For a probe without examples; before the first step, for
-            layers that the model lacks and a probe that it does not take.
+        ValueError: If the probe has no examples; before the first step, if the
+            model lacks the layers or does not accept the probe.
     """
 
     measure = ""
@@ -86,12 +86,12 @@ class MeasureCallback(StepCallback):
         self._warned: set[str] = set()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Ends what a `fit` that was cut off has left open."""
+        """Closes what an interrupted `fit` has left open."""
         super().on_train_begin(logs)
         self._writer.close()
 
     def start(self) -> None:
-        """Makes ready; measures the untrained model if scheduled."""
+        """Prepares to measure; measures the untrained model if scheduled."""
         self._writer.open(self.step, goes_on=self.goes_on)
         self.attach()
         if self.step == 0 and self._due(0):
@@ -126,7 +126,7 @@ class MeasureCallback(StepCallback):
             ) from error
 
     def find_blocks(self) -> list[structure.Block]:
-        """The parts of the model to look at."""
+        """The parts of the model to measure."""
         return structure.blocks(
             self.model, self._layers, inputs=self.probe.inputs
         )
@@ -135,7 +135,7 @@ class MeasureCallback(StepCallback):
         """Compiles what is needed, once the blocks are known."""
 
     def look(self) -> Iterator[Reading]:
-        """Measures now; what fails is noted and left out."""
+        """Measures now; notes and skips what fails."""
         for layer, readings in self.parts():
             try:
                 yield from readings()
@@ -145,7 +145,7 @@ class MeasureCallback(StepCallback):
     def parts(
         self,
     ) -> Iterator[tuple[str, Callable[[], Iterable[Reading]]]]:
-        """What is measured: names of layers, and functions that do it."""
+        """Names of what is measured, with the functions that measure it."""
         raise NotImplementedError
 
     def category(self) -> Category:
@@ -188,8 +188,8 @@ class CapturingCallback(MeasureCallback):
     """Measures one tensor of each block by itself.
 
     Attributes:
-        training: Whether the model runs in training mode, the probe as one
-            batch.
+        training: Whether the model runs in training mode, with the probe as
+            one batch.
     """
 
     training = False
@@ -206,7 +206,7 @@ class CapturingCallback(MeasureCallback):
     def parts(
         self,
     ) -> Iterator[tuple[str, Callable[[], Iterable[Reading]]]]:
-        """The blocks; those with values that are not finite cannot be read."""
+        """The blocks; reading one fails if its values are not all finite."""
         captured = self._capture()
         for block in self.blocks:
             values = block.channels_last(captured[self.place(block)])
@@ -220,11 +220,11 @@ class CapturingCallback(MeasureCallback):
             yield block.name, readings
 
     def place(self, block: structure.Block) -> autodiff.Place:
-        """The tensor that the measure wants."""
+        """The tensor to measure."""
         raise NotImplementedError
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:
-        """What the measure says of one block's tensor `[N, ...]`."""
+        """The readings of one block's tensor `[N, ...]`."""
         raise NotImplementedError
 
 

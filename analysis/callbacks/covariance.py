@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Covariance of what goes into blocks."""
+"""Covariance of the inputs of blocks."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ _CHARTS = {
 class CovarianceCallback(CapturingCallback):
     """Spectrum of the covariance of each block's input.
 
-    Writes under `covariance/<layer>/` the `condition_number` (`inf` where a
+    Writes under `covariance/<layer>/` the `condition_number` (`inf` if some
     direction does not vary), `whitening_distance`, `directions` (the share of
     directions that hold 99% of the variance) and the histogram
     `log10_spectrum`.
@@ -33,17 +33,17 @@ class CovarianceCallback(CapturingCallback):
 
     measure = "covariance"
     how_to_read = """\
-How far the inputs of a block are from white, that is from a covariance matrix
-I. `directions` is the share of their directions that hold 99% of the variance:
-near 0 the layer sees few independent numbers, near 1 it uses its whole width.
-`whitening_distance` is 0 for white inputs; normalizing each unit by itself
-leaves the part of it that is due to correlations. Both need several times as
-many examples as units, of feature maps positions: with n examples `directions`
-is at most (n - 1) / units. The eigenvalues, as powers of ten, are under
-*histograms*."""
+How far the inputs of a block are from white, that is, from having the identity
+as covariance matrix. `directions` is the share of principal directions that
+hold 99% of the variance: near 0, the layer sees few independent numbers; near
+1, its input uses the whole width. `whitening_distance` is 0 for white inputs;
+normalizing each unit by itself leaves the part that is due to correlations.
+Both need several times as many examples as units (for feature maps, positions
+count as examples): with n examples, `directions` is at most (n - 1) / units.
+The base-10 logarithms of the eigenvalues are under *histograms*."""
 
     def place(self, block: structure.Block) -> autodiff.Place:
-        """What goes into the block."""
+        """The input of the block."""
         return block.input
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:

@@ -14,8 +14,8 @@ from analysis.layout import Category, Lines
 from analysis.measures import covariate_shift
 
 _CHARTS = {
-    "cosine": "cosine between gradients before and after the layers below step",
-    "distance": "distance between these gradients, relative",
+    "cosine": "cosine of gradients before and after a step of the layers below",
+    "distance": "relative distance between these gradients",
     "mean_drift": "drift of input means per step, in standard deviations",
     "std_drift": "drift of the log of input standard deviations per step",
 }
@@ -24,11 +24,11 @@ _CHARTS = {
 class CovariateShiftCallback(UpdateCallback):
     """How one step shifts what each layer sees.
 
-    Writes under `covariate_shift/<layer>/`, over one step and on the probe in
+    Writes under `covariate_shift/<layer>/`, for one step and on the probe in
     training mode: `mean_drift` and `std_drift` of the layer's input; and,
-    after arXiv 1805.11604, `cosine` and `distance` (over the norm) between
-    the layer's gradient before the step and that after the layers before it,
-    and only they, made it. Costs a gradient per layer.
+    following arXiv 1805.11604, the `cosine` and the relative `distance` of
+    two gradients of the layer, one before the step and one after only the
+    layers before it have taken the step. Costs a gradient per layer.
 
     Args:
         writer: Where to write.
@@ -37,11 +37,12 @@ class CovariateShiftCallback(UpdateCallback):
 
     measure = "covariate_shift"
     how_to_read = """\
-How one step changes what each layer sees, with its own weights held still.
-`mean_drift` and `std_drift` are the paper's internal covariate shift: how far
-the moments of the layer's inputs move. `cosine` is what that means for
-learning (arXiv 1805.11604): 1 if the layer's gradient stays what it was when
-the layers below take their step, 0 if it turns by a right angle."""
+How one step changes what each layer sees, with the layer's own weights held
+fixed. `mean_drift` and `std_drift` are the paper's internal covariate shift:
+how far the moments of the layer's inputs move. `cosine` shows what the shift
+means for learning (arXiv 1805.11604): 1 if the layer's gradient keeps its
+direction when the layers below take their step, 0 if it turns by a right
+angle."""
     takes_gradients = needs_targets = needs_a_step = True
 
     def prepare(self) -> None:
@@ -49,8 +50,8 @@ the layers below take their step, 0 if it turns by a right angle."""
         self._gradient = autodiff.loss_and_gradients(
             self.model, self.probe.inputs, self.probe.targets
         )
-        # The inputs of what runs in a loop, as a recurrent cell, are not one
-        # tensor.
+        # A layer that runs in a loop, such as a recurrent cell, does not have
+        # one input tensor.
         layers = [block.layers[0] for block in self.blocks]
         calls = autodiff.trace(self.model, layers, self.probe.inputs)
         called = {call.layer for call in calls}
@@ -62,7 +63,7 @@ the layers below take their step, 0 if it turns by a right angle."""
         self._ahead = [
             order[: min(map(order.index, own))] for own in self.own.values()
         ]
-        # Dropout would look like drift, were it drawn anew after the step.
+        # A new dropout mask after the step would look like drift.
         self._random = structure.random_states(self.model)
         self._capture = autodiff.capture(
             self.model,
@@ -75,7 +76,7 @@ the layers below take their step, 0 if it turns by a right angle."""
         self._random_before: list[Any] = []
 
     def keep(self) -> None:
-        """Keeps also the layers' inputs before the step."""
+        """Also keeps the layers' inputs before the step."""
         self._random_before = autodiff.arrays(self._random)
         self._inputs_before = self._capture(self._random_before)
         super().keep()

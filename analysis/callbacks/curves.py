@@ -14,9 +14,9 @@ class CurvesCallback(StepCallback):
 
     Args:
         train: Writer for the training curves.
-        validation: Writer for the curves whose names start with `val_`, which
-            is taken off, so that TensorBoard lays the two over each other.
-            A metric of several values has a curve for each: `f1_score/0`.
+        validation: Writer for the curves whose names start with `val_`. The
+            prefix is removed, so that TensorBoard overlays the two. A metric
+            with several values has a curve for each: `f1_score/0`.
     """
 
     def __init__(

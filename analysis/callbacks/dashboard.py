@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorBoard shows around the curves."""
+"""What TensorBoard shows besides the curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ class DashboardCallback(StepCallback):
     Put it after the callbacks whose charts it arranges.
 
     Args:
-        writer: Where to write the layout: the one of the measures.
+        writer: Writer of the layout, the same as that of the measures.
         run_writer: Writer of the run's own folder, for the hparams page.
         measures: The measuring callbacks.
-        hyperparameters: What to compare runs by.
+        hyperparameters: The values to compare runs by.
         run_name: The run's row on the hparams page.
-        left_out: Names of measures that were asked for and that the probe,
-            which has no targets, does not do for.
+        left_out: Names of the requested measures that are missing or
+            incomplete because the probe has no targets.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DashboardCallback(StepCallback):
         self._left_out = left_out
 
     def start(self) -> None:
-        """Writes, unless the run is a resumed one, which has all that."""
+        """Writes all of it, unless a resumed run already has it."""
         if self.step and not self._run_writer.is_new():
             return
         if self._measures:

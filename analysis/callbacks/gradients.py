@@ -29,23 +29,24 @@ class GradientsCallback(UpdateCallback):
 
     measure = "gradients"
     how_to_read = """\
-`gradients/.../norm` is the size of the loss's gradient for a layer's weights:
-layers should not differ by orders of magnitude. `update_ratio` is the size of
-one step over that of the weights: near .001 is common, much more throws the
-layer about, much less and it hardly learns. With normalization, weights may
-grow (`growth` since the start) without harm, as larger weights get smaller
-gradients (section 3.3 of the paper)."""
+`gradients/.../norm` is the size of the loss's gradient with respect to a
+layer's weights: layers should not differ by orders of magnitude. `update_ratio`
+is the size of one step relative to that of the weights: values near .001 are
+common; with much larger values training is unstable, with much smaller ones the
+layer hardly learns. With normalization, weights may grow (`growth` since the
+start) without harm, because larger weights get smaller gradients (section 3.3
+of the paper)."""
     takes_gradients = True
 
     def prepare(self) -> None:
-        """Compiles the gradient; finds how large the weights were at first."""
+        """Compiles the gradient; finds the initial norms of the weights."""
         self._gradient: Any = None
         if self.probe.targets is not None:
             self._gradient = autodiff.loss_and_gradients(
                 self.model, self.probe.inputs, self.probe.targets
             )
         now = self.weights()
-        # As exact as what a resumed run reads from the event files.
+        # In float32, like the norms that a resumed run reads from event files.
         self._first_norms = {
             name: float(np.float32(gradients.norm([now[i] for i in own])))
             for name, own in self.own.items()
@@ -71,7 +72,7 @@ gradients (section 3.3 of the paper)."""
                 "weights",
                 "update_ratio",
             ),
-            "norm of the weights over the first": ("weights", "growth"),
+            "norm of the weights over its initial value": ("weights", "growth"),
         }
         return Category(
             "Gradients and weights",

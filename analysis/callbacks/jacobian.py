@@ -15,10 +15,10 @@ from analysis.measures.spectra import Method
 from analysis.readings import Sink
 from keras_bn.arguments import one_of
 
-#: Points of a density that its histogram is made of.
+#: Number of quantiles of a density that make up its histogram.
 _POINTS = 200
 
-#: One random vector for each example: what is shown are means over examples.
+#: One random vector per example is enough, as charts show means over examples.
 _EFFORT = Effort(iterations=8, probes=1)
 
 
@@ -28,18 +28,19 @@ class JacobianCallback(CapturingCallback):
     A block reaches from the input of its linear layer to its activation.
     Writes under `jacobian/<layer>/<mode>/` the largest values `s1 .. s<k>`,
     `mean_square` and `isometry_distance`, means over the probe's examples;
-    the examples' median `condition_number`; and the histogram `spectrum`. Of
-    blocks too large for the exact spectrum there is its density: `s1` is
-    approximate then, and `s2 .. s<k>` are missing.
+    the examples' median `condition_number`; and the histogram `spectrum`. If a
+    block is too large for the exact spectrum, its density is estimated: then
+    `s1` is approximate and `s2 .. s<k>` are missing.
 
     Args:
         writer: Where to write.
-        mode: `"inference"`, or `"batch"`: in training mode, the layers before
-            the block too, the examples coupled; the probe is the batch.
+        mode: `"inference"` or `"batch"`. In batch mode the block, and the
+            layers before it, run in training mode on the probe as one batch,
+            which couples the examples.
         k: How many of the largest values get a curve; 1 or more.
-        method: `"auto"`, `"exact"` or `"lanczos"`, as of
-            `analysis.jacobian_spectrum`: what is written are means over all
-            values, which `"iterative"` does not give.
+        method: `"auto"`, `"exact"` or `"lanczos"`, see
+            `analysis.jacobian_spectrum`; not `"iterative"`, which does not
+            give the whole spectrum.
         **options: See `MeasureCallback`.
 
     Raises:
@@ -50,12 +51,13 @@ class JacobianCallback(CapturingCallback):
     measure = "jacobian"
     how_to_read = """\
 How much a block stretches small changes of its input. `s1` is the largest
-singular value of its Jacobian, `mean_square` the mean of all squares. Times
-min(1, inputs / outputs) that is the factor by which a squared gradient of
-random direction changes on its way back. The paper conjectures that batch
-normalization brings all singular values near 1, which keeps the size of
-gradients (section 3.3). `isometry_distance` is 0 where all are 1. The spectrum
-is under *histograms*."""
+singular value of its Jacobian, `mean_square` the mean of the squares of all
+singular values. Multiplied by min(1, inputs / outputs), `mean_square` is the
+factor by which back-propagation through the block changes the squared norm of a
+gradient of random direction. The paper conjectures that batch normalization
+brings all singular values near 1, which preserves the size of gradients
+(section 3.3). `isometry_distance` is 0 if all singular values are 1. The
+spectrum is under *histograms*."""
     examples = 20
 
     def __init__(
@@ -87,7 +89,7 @@ is under *histograms*."""
         }
 
     def place(self, block: structure.Block) -> autodiff.Place:
-        """What goes into the block."""
+        """The input of the block."""
         return block.input
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:

@@ -25,16 +25,17 @@ class LandscapeCallback(MeasureCallback):
 
     Args:
         writer: Where to write.
-        multiples: Step sizes, in learning rates.
+        multiples: Step sizes, as multiples of the learning rate.
         **options: See `MeasureCallback`; the probe needs targets.
     """
 
     measure = "landscape"
     how_to_read = """\
-Where half, one, two and four steps along the gradient would lead: the band is
-the range of losses there, the line the loss now. A narrow band and a small
-`smoothness` (how fast the gradient changes per distance) mean that the
-gradient stays a good guide for larger steps (arXiv 1805.11604)."""
+Where steps of half, one, two and four times the learning rate against the
+gradient would lead: the band is the range of losses there, the line is the
+present loss. A narrow band and a small `smoothness` (how much the gradient
+changes per distance) mean that the gradient stays a good guide for larger steps
+(arXiv 1805.11604)."""
     examples = 256
     takes_gradients = needs_targets = True
 
@@ -49,7 +50,7 @@ gradient stays a good guide for larger steps (arXiv 1805.11604)."""
         self._multiples = tuple(multiples)
 
     def find_blocks(self) -> list[structure.Block]:
-        """None: the whole network is looked at."""
+        """No blocks: the network is measured as a whole."""
         return []
 
     def prepare(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distributions of what goes into activations, as in Fig. 1(b, c)."""
+"""Distributions of the inputs of activations, as in Fig. 1(b, c)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,24 +19,23 @@ from analysis.readings import Sink
 
 
 class PercentilesCallback(CapturingCallback):
-    """Percentiles of what goes into each block's activation (Fig. 1(b, c)).
+    """Percentiles of the input of each block's activation (Fig. 1(b, c)).
 
-    Without an activation, of the block's output. Writes
+    If a block has no activation, its output is used instead. Writes
     `percentiles/<layer>/p<q>` over all units of the layer pooled and
     `percentiles/<layer>/unit<i>/p<q>` of one unit; units are exchangeable
     before training, so any index is a fair draw of "one typical unit". Also
     `mean`, `std` and `skewness`, all units pooled, and the shares of
     `saturated` values and `dead` units.
 
-    Of large feature maps each percentile rests on 262,144 values drawn at
-    random: its rank is off by at most .32 percentage points (99% confidence).
-    Moments and shares are those of about as many values, at positions drawn at
-    random for all units together; `dead` speaks of these positions only.
+    For large feature maps, each percentile is estimated from 262,144 values
+    drawn at random: its rank is off by at most .32 percentage points (99%
+    confidence). Moments and shares use about as many values, at random
+    positions that all units share; `dead` refers to these positions only.
 
     Args:
         writer: Where to write.
-        q: Percentages, the lowest, middle and highest of which the dashboard
-            shows.
+        q: Percentages; the dashboard shows the lowest, middle and highest.
         unit: Index of the one unit; 0 or more.
         **options: See `MeasureCallback`.
 
@@ -48,17 +47,19 @@ class PercentilesCallback(CapturingCallback):
 
     measure = "percentiles"
     how_to_read = """\
-The band spans the 15th to the 85th percentile of what goes into a block's
-activation, the line is the median, all over a fixed set of examples. "All
-units" pools a layer, "unit0" is one unit, as in Fig. 1(b, c) of the paper. A
-band that stays put means that later layers see a stable distribution.
+The band spans the 15th to the 85th percentile of the input of a block's
+activation, the line is the median, both over a fixed set of examples. "All
+units" pools all units of a layer, "unit0" is a single unit, as in Fig. 1(b, c)
+of the paper. A band that stays in place means that later layers see a stable
+distribution.
 
-`saturated` is the share of values at which the activation function is flat,
-`dead` the share of units for which that is so on every example, of large
-feature maps at every position drawn: nothing is learnt through them.
+`saturated` is the share of values at which the activation function is flat;
+`dead` is the share of units at which it is flat for every example (in large
+feature maps, at every sampled position). Hardly any gradient passes through
+either.
 
-Custom scalars cut outliers off by default: untick *ignore outliers* if a band
-looks cut."""
+The custom scalars page hides outliers by default: untick *ignore outliers* if a
+band looks truncated."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ looks cut."""
         self._slopes: dict[str, Any] = {}
 
     def prepare(self) -> None:
-        """Compiles also the derivatives of the activation functions."""
+        """Also compiles the derivatives of the activation functions."""
         super().prepare()
         if self._unit:  # Every block has unit 0.
             self._require_unit()
@@ -103,7 +104,7 @@ looks cut."""
                 )
 
     def place(self, block: structure.Block) -> autodiff.Place:
-        """What goes into the activation."""
+        """The input of the activation."""
         return block.preactivation
 
     def read(self, block: structure.Block, values: Any) -> Iterable[Reading]:

@@ -37,7 +37,7 @@ MEASURES: dict[str, type[MeasureCallback]] = {
     )
 }
 
-#: However large they are, statistics need some examples.
+#: Statistics need this many examples, however large each example is.
 FEWEST = 64
 
 
@@ -48,9 +48,11 @@ class Preset:
     Attributes:
         measures: Names in `MEASURES`.
         schedule: The steps.
-        examples: Per measure, the most examples; others take their default.
-        numbers: Most numbers in these examples together, but at least
-            `FEWEST` examples: large ones, as images, say more each.
+        examples: The most examples per measure; measures that are not listed
+            take their default.
+        numbers: The most input values in a measure's examples together, but
+            at least `FEWEST` examples are taken: large examples, such as
+            images, contribute more values each.
     """
 
     measures: tuple[str, ...]
@@ -63,8 +65,8 @@ class Preset:
         return self.examples.get(measure, MEASURES[measure].examples)
 
 
-#: From nearly free to everything. Logarithmic schedules look often while much
-#: changes and cost less and less of a long run.
+#: From nearly free to complete. Logarithmic schedules measure often while much
+#: changes, and cost an ever smaller share of a long run.
 PRESETS = {
     "economy": Preset(
         ("percentiles", "gradients"),
@@ -105,9 +107,9 @@ def watch(
 ) -> list[keras.callbacks.Callback]:
     """Callbacks for `fit` of any model: curves, measures, dashboard.
 
-    Where training goes on, by a second `fit` or from a backup, the curves go on
-    too. Where it begins, at a model that has made no step since it was
-    compiled, the folder must be a new one.
+    If training continues, by a second `fit` or from a backup, so do the curves.
+    If it begins, with a model that has made no step since it was compiled, the
+    folder must be new.
 
     Args:
         folder: The run's folder; events go into its `train`, `validation` and
@@ -115,17 +117,17 @@ def watch(
         probe: Examples that training does not change: arrays, `(inputs,
             targets)`, or a data set. Without targets there are no gradients.
         preset: `"economy"`, `"standard"` or `"full"`.
-        schedule: At which steps, instead of the preset's.
-        layers: What to look at, see `analysis.structure.blocks`; `None` for
+        schedule: The steps to measure at, instead of the preset's.
+        layers: What to measure, see `analysis.structure.blocks`; `None` for
             each measure's default.
-        hyperparameters: What to compare runs by.
-        seed: Of every random choice.
-        overwrite: Delete what an earlier run has left in the folder, if
-            training begins.
+        hyperparameters: The values to compare runs by.
+        seed: Seed of every random choice.
+        overwrite: Whether to delete what an earlier run has left in the
+            folder, if training begins.
 
     Raises:
-        ValueError: For a preset that there is not and a probe without
-            examples; before the first step, for the folder of an earlier run.
+        ValueError: If there is no such preset, or the probe has no examples;
+            before the first step, if the folder holds an earlier run.
     """
     chosen = find_preset(preset)
     return _callbacks(
@@ -160,14 +162,14 @@ def parts(
     """The examples of each measure.
 
     Args:
-        probe: As of `watch`.
+        probe: See `watch`.
         sizes: The most examples, by measure.
-        numbers: As of `Preset`.
-        seed: Of the choice.
+        numbers: See `Preset`.
+        seed: Seed of the choice.
 
     Returns:
-        A probe per measure, without the measures that need targets where
-        there are none.
+        A probe per measure; measures that need targets are left out if there
+        are none.
     """
     whole = probes.as_probe(probe, size=max(sizes.values()), seed=seed)
     each = sum(np.size(x[0]) for x in keras.tree.flatten(whole.inputs))
@@ -187,7 +189,7 @@ def for_run(
     Args:
         folder: The run's folder.
         recipe: What is trained.
-        dataset: The data that it names; measures look at test examples.
+        dataset: The recipe's data set; measures use its test examples.
 
     Returns:
         Callbacks that write into `train`, `validation` and `analysis`.
@@ -205,7 +207,7 @@ def for_run(
         schedule=schedules.every(recipe.measure_every),
         hyperparameters=recipe.hyperparameters(),
         seed=0,
-        overwrite=True,  # Whoever opened the run's folder has asked.
+        overwrite=True,  # Whoever opened the run's folder has checked it.
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which step of training it is, in any `fit`."""
+"""Counts the steps of training, in any `fit`."""
 
 import weakref
 from collections.abc import MutableMapping
@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-#: By model, the steps at which training ended when its optimizer had counted so
-#: many: it leaves out those whose float16 gradients overflow.
+#: By model: the step at which training ended, by the optimizer's count, which
+#: leaves out steps whose float16 gradients overflow.
 _STEPS: MutableMapping[keras.Model, dict[int, int]] = (
     weakref.WeakKeyDictionary()
 )
@@ -17,13 +17,13 @@ _STEPS: MutableMapping[keras.Model, dict[int, int]] = (
 class StepCallback(keras.callbacks.Callback):
     """Counts steps across epochs, resumed runs and steps per execution.
 
-    A step is a batch, also where an optimizer counts others, as one that
-    gathers the gradients of several.
+    A step is a batch, even if the optimizer counts differently, for instance
+    because it accumulates the gradients of several batches.
 
     Attributes:
-        step: Steps made.
-        goes_on: Whether training does: with the same callback, in a later
-            epoch than the first, or of a model that Keras has restored.
+        step: The number of steps made.
+        goes_on: Whether training continues: with the same callback, in a later
+            epoch than the first, or with a model that Keras has restored.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class StepCallback(keras.callbacks.Callback):
         self._waits = False
         self._counted: keras.Model | None = None
         self._counted_before = 0
-        #: Steps more than the optimizer has counted, when training began.
+        #: By how much `step` exceeded the optimizer's count at the beginning.
         self._more = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Waits: other callbacks may yet restore an interrupted run."""
+        """Waits, since other callbacks may still restore an interrupted run."""
         del logs
         self._waits = True
 
@@ -67,7 +67,7 @@ class StepCallback(keras.callbacks.Callback):
         """Counts."""
         del logs
         earlier, done = self.step, batch + 1
-        # The last batches of an epoch may be fewer than Keras says.
+        # The last execution of an epoch may have fewer batches than Keras says.
         self.step = self._epoch_start + min(done, self._length() or done)
         if self._may_be_fewer():
             counted = self._steps_of_optimizer() - self._counted_before
@@ -76,12 +76,12 @@ class StepCallback(keras.callbacks.Callback):
         self.steps_done(earlier)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """An evaluation that was left out comes before the first step."""
+        """Starts: a resumed run may first make up for a missed evaluation."""
         del logs
         self._start_if_waiting()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Remembers where it ended."""
+        """Remembers the step at which training ended."""
         del logs
         known = _STEPS.setdefault(self.model, {})
         known[self._steps_of_optimizer()] = self.step
@@ -91,7 +91,7 @@ class StepCallback(keras.callbacks.Callback):
             self._waits = False
             self._begin()
             self.start()
-            self._counted = self.model  # Not if that was refused.
+            self._counted = self.model  # Not if `start` has raised.
 
     def _begin(self) -> None:
         given = (self.params or {}).get("step")
@@ -108,7 +108,7 @@ class StepCallback(keras.callbacks.Callback):
         self._more = self.step - counted
 
     def _may_be_fewer(self) -> bool:
-        """Whether only the optimizer knows how many steps a batch made."""
+        """Whether only the optimizer knows how many steps an execution had."""
         return self.model.steps_per_execution > 1 and not self._length()
 
     def _length(self) -> int:
@@ -118,13 +118,13 @@ class StepCallback(keras.callbacks.Callback):
     def _steps_of_optimizer(self) -> int:
         """Batches that the optimizer has counted; 0 if there is none.
 
-        It leaves out those whose float16 gradients overflow.
+        The count leaves out batches whose float16 gradients overflow.
         """
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None:
             return 0
         inner = getattr(optimizer, "inner_optimizer", optimizer)
-        # The public property counts batches whose gradients are gathered once.
+        # The public property counts several accumulated batches as one.
         counted = getattr(inner, "_iterations", inner.iterations)
         return int(keras.ops.convert_to_numpy(counted))
 

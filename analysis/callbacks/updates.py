@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What measures that compare the weights before and after a step share."""
+"""Base class of measures that compare the weights before and after a step."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,14 +15,14 @@ Array = NDArray[np.floating[Any]]
 
 
 class UpdateCallback(MeasureCallback):
-    """Looks at the weights on both sides of a step.
+    """Compares the weights before and after a step.
 
-    Where several steps run at once, it compares before and after all of them.
-    Looks by default at each layer with a kernel by itself.
+    If several steps run at once, it compares before and after all of them. By
+    default it measures each layer with a kernel by itself.
 
     Attributes:
-        own: Per block, which of the model's trainable weights are its own.
-        before: All of them before the step that is measured; `None` before
+        own: Per block, indices of its weights in the model's trainable weights.
+        before: All trainable weights before the measured step; `None` before
             the first step.
     """
 
@@ -30,7 +30,7 @@ class UpdateCallback(MeasureCallback):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # A loop that asks callbacks where to stop also stops the step before.
+        # A training loop that runs up to scheduled steps also stops one before.
         self.schedule = schedules.and_before(self._due)
         self.own: dict[str, list[int]] = {}
         self.before: list[Array] | None = None
@@ -47,7 +47,7 @@ class UpdateCallback(MeasureCallback):
         return [block for block in blocks if block.name in self.own]
 
     def indices(self, layers: Iterable[keras.layers.Layer]) -> list[int]:
-        """Which of the model's trainable weights are these layers'."""
+        """Indices of these layers' weights in the model's trainable weights."""
         variables = self.model.trainable_variables
         index = {id(variable): i for i, variable in enumerate(variables)}
         return [

@@ -5,12 +5,13 @@
     python -m analysis.claims --only=4,5,6 --figures=docs/pictures
     python -m analysis.claims --full --data_dir=DIR --logdir=runs/claims
 
-The last one trains what is long on MNIST, for several seeds; runs that lie
-complete in the log folder are not trained again, others go on. `--output` is
-written after each claim: what ends the rest leaves the rows so far.
+The last command runs the long trainings on MNIST, for several seeds. Complete
+runs in the log folder are not trained again, interrupted ones are resumed.
+`--output` is written after each claim, so interruptions keep the rows so far.
 
-Exit code 0 if all claims hold but those that our networks are known not to
-show, 1 if another fails or one cannot be measured, 2 for wrong flags.
+The exit code is 0 if all claims hold, except those that our networks are known
+not to show; 1 if another claim fails or one cannot be measured; 2 for wrong
+flags.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ FLAGS = flags.FLAGS
 
 
 def numbers() -> list[int]:
-    """The claims asked for; `ValueError` names one that there is not."""
+    """The requested claims; raises `ValueError` for an unknown number."""
     allowed = {str(number): number for number in CLAIMS}
     for name in FLAGS.only:
         if name not in allowed:
@@ -54,7 +55,7 @@ def numbers() -> list[int]:
 
 def measure(chosen: list[int], logdir: Path) -> Iterator[dict[str, Any]]:
     """A row per claim, as soon as it is measured; then its picture."""
-    # Many small models are traced; TensorFlow takes it for a mistake.
+    # Many small models are traced, which TensorFlow would warn about.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     runs = Runs(logdir, data_dir=FLAGS.data_dir, say=_progress)
     setting = Setting(runs=runs, seed=FLAGS.seed, full=FLAGS.full)
@@ -70,11 +71,11 @@ def measure(chosen: list[int], logdir: Path) -> Iterator[dict[str, Any]]:
 
 
 def row_of(claim: Claim, result: Result, *, seconds: float) -> dict[str, Any]:
-    """What is written of a claim.
+    """The row that is written for a claim.
 
-    JSON has no infinity, which stands for a step never reached: it is `None`.
-    Nor has it NaN: such a figure is left out of `measured`, the note says that
-    it is not a number, and the claim does not hold.
+    JSON has neither infinity nor NaN. Infinity, which means a step that was
+    never reached, becomes `None`. A figure that is NaN is left out of
+    `measured`, the note says so, and the claim does not hold.
     """
     scale = "full" if FLAGS.full else "small; long with --full"
     measured = {
@@ -125,7 +126,7 @@ def main() -> int:
 
 
 def _about() -> dict[str, Any]:
-    """What all rows were measured with."""
+    """The facts that all rows share."""
     return {
         "environment": environment(device=devices()),
         "full": FLAGS.full,
@@ -135,7 +136,7 @@ def _about() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _logdir() -> Iterator[Path]:
-    """The folder asked for, or one for as long as it lasts."""
+    """The requested folder, or a temporary one."""
     if FLAGS.logdir:
         yield Path(FLAGS.logdir)
         return
@@ -169,11 +170,11 @@ def _progress(line: str) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("full", False, "MNIST, 50,000 steps, several seeds")
+    flags.DEFINE_bool("full", False, "on MNIST: 50,000 steps, several seeds")
     flags.DEFINE_list("only", [], "numbers of claims, comma separated")
-    flags.DEFINE_integer("seed", 0, "the first one", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "the first seed", lower_bound=0)
     flags.DEFINE_string("data_dir", None, "folder of mnist.npz, for --full")
-    flags.DEFINE_string("logdir", None, "folder of the runs; else not kept")
+    flags.DEFINE_string("logdir", None, "folder of the runs; if none, not kept")
     flags.DEFINE_string("output", None, "JSON file to write")
-    flags.DEFINE_string("figures", None, "folder to draw into")
+    flags.DEFINE_string("figures", None, "folder to write pictures to")
     Command("claims", main).run()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a claim is, what it is measured on, and what came of it."""
+"""Claims, the setting in which they are measured, and their results."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,11 +13,12 @@ Figures = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What claims are measured on.
+    """The setting in which claims are measured.
 
     Attributes:
-        runs: Where networks are trained, or found trained.
-        seed: Of every random choice; of several runs, the first one's.
+        runs: Trains networks, or finds them trained.
+        seed: Seed of every random choice; if there are several runs, the seed
+            of the first.
         full: Whether to train at the paper's scale: MNIST, 50,000 steps,
             several seeds. Otherwise small networks on bundled digits.
     """
@@ -33,8 +34,8 @@ class Result:
 
     Attributes:
         figures: By name.
-        note: Where they disagree with the paper, or need a word.
-        draw: Draws what was measured; `None` where there is nothing to see.
+        note: Where the figures disagree with the paper, or need explanation.
+        draw: Draws what was measured; `None` if there is nothing to draw.
     """
 
     figures: Figures
@@ -49,11 +50,11 @@ class Claim:
     Attributes:
         number: From 1, in the order of the paper's argument.
         title: The claim in a few words.
-        section: Of the paper.
+        section: Section of the paper.
         expected: What has to be measured for the claim to hold.
         measure: Measures it.
-        holds: Whether figures are what is expected. Of nothing else, so that
-            a test can exchange the sides that are compared.
+        holds: Whether figures are as expected. It is a function of the figures
+            alone, so that a test can swap the sides that are compared.
         not_seen: For a claim that our networks are known not to show in full,
             which is a result and no failure: whether figures have the part
             that they do show. `None` for a claim that must hold.
@@ -72,5 +73,5 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """The module that measures it, without its package."""
+        """Name of the module that measures the claim, without its package."""
         return self.measure.__module__.rpartition(".")[-1]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claim 15: less internal covariate shift? By its moments; less clearly else.
+"""Claim 15: with BN the moments of inputs drift less; do gradients turn less?
 
-The paper's shift is the change of the distribution of a layer's inputs by
-training. Santurkar et al. 2018 (arXiv 1805.11604) measure instead how a layer's
-gradient turns when the layers before it make their step, and find no less of it
-with BN. Both are measured at the same steps: in the networks of Fig. 1, until
-the one without BN has left its plateau and learnt; and in the first steps of
-networks that both learn at once, as their initial weights are wider and their
-learning rate is larger.
+The paper defines the shift as the change of the distribution of a layer's
+inputs during training. Santurkar et al. 2018 (arXiv 1805.11604) instead measure
+how far a layer's gradient turns when the layers before it take their step, and
+find that it turns no less with BN. Both are measured at the same steps, in two
+pairs of networks: those of Fig. 1, until the one without BN has left its
+plateau and learnt; and in their first steps, networks with wider initial
+weights and a larger learning rate, both of which learn at once.
 """
 
 import itertools
@@ -30,7 +30,7 @@ STATISTICS = {
     "distance": "relative change of the gradient",
     "cosine": "cosine of the gradients",
 }
-#: What is trained, in full and small.
+#: Changes to the recipe, at full and at small scale.
 NETWORKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Fig. 1": (
         {"steps": 20_000, "measure_every": 200},
@@ -86,7 +86,7 @@ def values(table: Table, run: str, statistic: str) -> Iterator[float]:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return all(
         figures[f"{name}: {STATISTICS[drift]}, with BN"]
         < figures[f"{name}: {STATISTICS[drift]}, without BN"]

@@ -58,7 +58,7 @@ def measure(setting: Setting) -> Result:
 
 
 def bend(descent: Descent) -> float:
-    """Largest distance of b from linear growth, over its whole way."""
+    """Largest deviation of b from linear growth, over its final distance."""
     b = descent.b
     share = np.linspace(0, 1, len(b))[:, None]
     straight = b[0] + share * (b[-1] - b[0])
@@ -75,7 +75,7 @@ def draw(found: Mapping[str, Descent]) -> Figure:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return (
         figures["||b - b_0||, centered"] > 10
         and figures["its distance from a straight line"] < 1e-9

@@ -3,7 +3,7 @@
 
 Section 4.1, Fig. 1(a). The paper states neither optimizer nor learning rate;
 0.1 with initial weights of width 0.05 comes close to its curves. That rate is
-no one's best, so each network is also measured at the best of several.
+the best for neither network, so each is also measured at the best of several.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from keras_bn.recipes import Recipe
 RATES = (0.1, 0.5, 3.0, 8.0)
 #: Test accuracies to reach, on MNIST and on digits.
 THRESHOLDS = {"mnist": (0.90, 0.95), "digits": (0.80, 0.85)}
-#: What the verdict is about; beside it is the same without BN.
+#: The verdict compares these figures with the same ones without BN.
 COMPARED = ("rate 0.1, with BN: steps", "best rate, with BN: steps")
 Groups = dict[tuple[str, float], list[Recipe]]
 
@@ -75,7 +75,7 @@ def measure(setting: Setting) -> Result:
 
 
 def _compared(figures: Figures) -> Iterator[tuple[str, float, float]]:
-    """What the verdict is about: its name, steps with BN, and without."""
+    """The compared figures: name, steps with BN, and steps without BN."""
     for name, steps in figures.items():
         if name.startswith(COMPARED):
             without = figures[name.replace("with BN", "without BN")]
@@ -101,7 +101,7 @@ def draw(table: Table, found: Groups) -> Figure:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return _as_fast(figures, "", share=1 / 2)
 
 

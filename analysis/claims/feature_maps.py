@@ -17,7 +17,7 @@ VALUES = BATCH * SIZE * SIZE
 
 
 def measure(setting: Setting) -> Result:
-    """Statistics that the layer takes of a convolution's maps."""
+    """Statistics that the layer computes for a convolution's maps."""
     rng = np.random.default_rng(setting.seed)
     images = rng.normal(2, 1, (BATCH, SIZE + 2, SIZE + 2, 3))
     convolution = keras.layers.Conv2D(
@@ -54,7 +54,7 @@ def measure(setting: Setting) -> Result:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return (
         figures["gamma and beta, each"] == MAPS
         and figures["|mean - that of m*p*q values|"] < 1e-12

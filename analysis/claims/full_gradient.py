@@ -2,7 +2,7 @@
 """Claim 5: with dE[x]/db, the gradient of b is 0.
 
 dl/db = sum_i dl/dx_i = sum_i dl/dx_hat_i - sum_i mean(dl/dx_hat) = 0, for any
-loss: what a constant adds to x, its mean takes off again.
+loss: a constant that is added to x is subtracted again with the mean of x.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def slope_of(layer: Layer) -> Callable[..., float]:
 
 
 def draw(seed: int) -> Figure:
-    """What each example pulls b by, and what it pulls through E[x]."""
+    """What each example contributes to dl/db, directly and through E[x]."""
     v, t = section2.data(seed)
     x = v + section2.start(seed)[1]
     x_hat = np.asarray(Layer().normalized(x))
@@ -68,7 +68,7 @@ def draw(seed: int) -> Figure:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     smallest, *zeros = figures.values()
     return smallest > 1e-3 and max(zeros) < 1e-12
 

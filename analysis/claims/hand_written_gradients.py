@@ -4,9 +4,9 @@
 The paper's chain is compared, entry by entry, with central differences and
 with automatic differentiation of the plain forward pass. Its sums over the
 batch come from the chain rule: gamma and beta act on every example, so their
-gradients collect from all. The 1/m belongs to the loss: of a mean instead of a
-sum over examples, every gradient is a factor m smaller, and none has another
-direction.
+gradients are sums over all of them. The 1/m belongs to the loss: if that is a
+mean instead of a sum over examples, every gradient is smaller by a factor m and
+has the same direction.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any) -> Any:
 
 
 def plain_batch_norm(x: Any, gamma: Any, beta: Any) -> Any:
-    """The forward pass as printed, from operations that know their own."""
+    """The forward pass as printed, with automatic differentiation."""
     mean = keras.ops.mean(x, axis=0)
     variance = keras.ops.mean((x - mean) ** 2, axis=0)
     return gamma * (x - mean) / keras.ops.sqrt(variance + EPSILON) + beta
@@ -120,7 +120,7 @@ def _errors(
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     *errors, of_reductions = figures.values()
     return (
         max(errors[:3]) < 1e-12

@@ -48,7 +48,7 @@ def error(x: np.ndarray, dtype: str) -> float:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return all(
         figures[f"{dtype}: |y - x| / max |x|"] < 8 * np.finfo(dtype).eps
         for dtype in DTYPES

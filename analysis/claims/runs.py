@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that several claims look at: each is trained once and found again."""
+"""Runs that several claims share: each is trained once and then reused."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -16,13 +16,12 @@ from keras_bn.recipes import RECIPES, Recipe
 class Runs:
     """A log folder in which every recipe has a run of its own.
 
-    What lies there complete is not trained again; what was interrupted goes
-    on.
+    Complete runs are not trained again; interrupted ones are resumed.
 
     Args:
         logdir: The folder.
-        data_dir: Where MNIST lies, as of `train.py`.
-        say: Takes a line of progress.
+        data_dir: The folder of MNIST, as for `train.py`.
+        say: Called with each line about progress.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Runs:
         )
 
     def model(self, recipe: Recipe) -> keras.Model:
-        """The trained network of a recipe; raises as `table`."""
+        """The trained network of a recipe; raises what `table` raises."""
         folder = run_folder.RunFolder(self._logdir / self._train(recipe))
         model, step = training.restore(folder, self.dataset(recipe.dataset))
         if step != recipe.steps:
@@ -73,7 +72,7 @@ class Runs:
         )
 
     def _train(self, recipe: Recipe) -> str:
-        """Trains unless that was done; returns the run's name."""
+        """Trains the run unless it is complete; returns its name."""
         name = run_name(recipe)
         path = self._logdir / name
         if not _is_complete(run_folder.RunFolder(path), recipe):
@@ -98,7 +97,7 @@ class Runs:
 
 
 def _is_complete(folder: run_folder.RunFolder, recipe: Recipe) -> bool:
-    """Whether the run of this very recipe came to its end."""
+    """Whether the folder holds a completed run of exactly this recipe."""
     try:
         there = folder.read_recipe()
     except run_folder.RunFolderError:
@@ -108,9 +107,9 @@ def _is_complete(folder: run_folder.RunFolder, recipe: Recipe) -> bool:
 
 
 def run_name(recipe: Recipe) -> str:
-    """Recipe, data set, seed, then what differs from the recipe of the name.
+    """The recipe's name, data set and seed, then the fields that were changed.
 
-    `fig1_bn-mnist-0-learning_rate=0.5`
+    For example: `fig1_bn-mnist-0-learning_rate=0.5`
     """
     own = RECIPES[recipe.recipe].hyperparameters()
     named = ("dataset", "seed")

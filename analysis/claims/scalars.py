@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays -> plain numbers, such as the figures of claims are."""
+"""Arrays -> plain numbers, for the figures of claims."""
 
 from collections.abc import Iterable
 

@@ -14,7 +14,7 @@ the normalization were done outside of it.
 
 With constants, dl/db = mean_i(x_hat - t) / s, s being 1 or sqrt(Var[x]): as
 mean(x_hat) = 0, that is -mean(t) / s, whatever b is. So b moves by
-`rate * mean(t) / s` at every step, and x_hat, and with it the loss, not at all.
+`rate * mean(t) / s` at every step, while x_hat and the loss do not change.
 With the full gradient dl/dx sums to 0 over the batch, and so dl/db = 0.
 """
 
@@ -66,7 +66,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Descent:
-    """Where gradient descent went, the start included.
+    """The path of gradient descent, including the start.
 
     Attributes:
         w: `[steps + 1, units]`.
@@ -88,7 +88,7 @@ class Descent:
 def data(seed: int) -> tuple[Array, Array]:
     """The input v and the targets t, `[m, units]`.
 
-    Features differ and are far from mean 0.
+    The features differ from one another, and their means are far from 0.
     """
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.2, 0.8, UNITS)
@@ -117,7 +117,7 @@ def gradient(layer: Layer, v: Array, t: Array) -> Callable[[Array], Array]:
 
 
 def descend(layer: Layer, seed: int, *, steps: int = STEPS) -> Descent:
-    """Follows the gradient, such as the layer takes it."""
+    """Follows the gradient as the layer computes it."""
     v, t = data(seed)
     slope = gradient(layer, v, t)
     learnt = np.array([[float(layer.learns_weight)], [1.0]])

@@ -2,12 +2,13 @@
 """Claim 13: batch normalization brings singular values near 1. Not seen.
 
 Section 3.3 conjectures that all singular values of a layer's Jacobian are close
-to 1, which keeps the size of gradients. Measured: their mean square per block
-of the MLP, 1 if they are so on average, and the root mean square of
-(sigma^2 - 1), 0 if all are 1; at inference, with population statistics. And,
-where it is known in closed form, a deep network of ReLUs at initialization: by
-Yang et al. 2019 (arXiv 1902.08129) BN makes squared gradients grow by
-pi / (pi - 1) = 1.467 a layer, for large batches.
+to 1, which preserves the size of gradients. For each block of the MLP, at
+inference with population statistics, two figures are measured: the mean square
+of the singular values, which is 1 if they are 1 on average, and the root mean
+square of (sigma^2 - 1), which is 0 only if all are 1. A deep ReLU network at
+initialization is a case known in closed form: by Yang et al. 2019 (arXiv
+1902.08129), BN makes squared gradients grow by a factor of
+pi / (pi - 1) = 1.467 per layer, for large batches.
 """
 
 import math
@@ -60,7 +61,7 @@ def measure(setting: Setting) -> Result:
 def blocks(
     setting: Setting, recipe: Recipe, model: keras.Model
 ) -> tuple[float, float]:
-    """Mean square (geometric over blocks), and distance from all 1."""
+    """Mean square (geometric mean over blocks), and distance from all 1."""
     dataset = setting.runs.dataset(recipe.dataset)
     if recipe.norm != "none":
         keras_bn.estimate_population_statistics(
@@ -79,7 +80,7 @@ def blocks(
 
 
 def growth_per_layer(seed: int) -> float:
-    """Factor of squared gradients per layer on their way back."""
+    """Factor by which squared gradients grow per layer, going backward."""
     keras.utils.set_random_seed(seed)
     model = models.mlp(
         input_size=WIDTH,
@@ -99,13 +100,13 @@ def growth_per_layer(seed: int) -> float:
     _, found = autodiff.loss_and_gradients(model, x, y)(weights)
     kernels = [g for g in found if g.shape == (WIDTH, WIDTH)]
     squares = [gradients.norm([kernel]) ** 2 for kernel in kernels]
-    # Away from the ends, whose inputs and outputs differ.
+    # Without the layers near the ends, whose inputs and outputs differ.
     slope = np.polyfit(range(DEPTH - 6), np.log(squares[3:-3]), 1)[0]
     return float(np.exp(-slope))
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return mean_squares_hold(figures) and all(
         figures[f"distance from all 1, {when}, with BN"]
         < figures[f"distance from all 1, {when}, without BN"]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claim 10: a network trained with BN is tied to its training statistics.
 
-At inference it normalizes with the moments of its training data; where the data
-change, these are wrong. Statistics estimated on the new data, without a label
-(AdaBN, arXiv 1603.04779), undo what changes each pre-activation by a scale > 0
-and a shift, and that only. That accuracy drops is no sign of it, as it does so
-without BN too: what the statistics do is what new ones undo.
+At inference it normalizes with the moments of its training data, which are
+wrong for data from another domain. Statistics estimated on the new data,
+without labels (AdaBN, arXiv 1603.04779), undo a change only if it scales each
+pre-activation by a factor > 0 and shifts it. A drop in accuracy alone is no
+evidence against the statistics, as it also happens without BN; the evidence is
+the part of it that new statistics restore.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ DOMAINS: dict[str, Callable[[Any, np.random.Generator], Any]] = {
 
 
 def measure(setting: Setting) -> Result:
-    """Test accuracy in each domain, with statistics of either."""
+    """Test accuracy in each domain, for each of `WAYS`."""
     found = accuracies(setting)
     figures = {
         f"{domain}: {way}": value
@@ -47,7 +48,7 @@ def measure(setting: Setting) -> Result:
 
 
 def accuracies(setting: Setting) -> dict[str, list[float]]:
-    """By domain, for each of `WAYS`."""
+    """Test accuracies by domain, in the order of `WAYS`."""
     plain = setting.runs.model(training.recipe(setting, norm="none"))
     recipe = training.recipe(setting)
     model = setting.runs.model(recipe)
@@ -97,7 +98,7 @@ def tune(model: keras.Model, x: Any, y: Any) -> None:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     clean = figures["clean: source"]
     return (
         figures["contrast: source"] < clean - 0.03

@@ -2,7 +2,8 @@
 """Claim 9: Algorithm 2 as a whole: train, freeze, fold.
 
 With population statistics the transform is a fixed linear map, which can be
-"composed with" the layer before it: a network without BN, same predictions.
+"composed with" the layer before it. The result is a network without BN that
+makes the same predictions.
 """
 
 import keras
@@ -47,7 +48,7 @@ def measure(setting: Setting) -> Result:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return (
         figures["BN layers trained"] > figures["BN layers folded"] == 0
         and figures["|change of logits| over the largest"] < 1e-5

@@ -11,7 +11,7 @@ from analysis.table import Table
 from keras_bn.recipes import RECIPES, Recipe
 
 NAMES = {"batch": "fig1_bn", "none": "fig1_baseline"}
-#: What is compared, as figures name it.
+#: Names, in figures, of the two sides that are compared.
 SIDES = {"batch": "with BN", "none": "without BN"}
 
 
@@ -22,9 +22,9 @@ def recipe(
 
     Args:
         setting: MNIST and 50,000 steps if full, else digits and 15,000.
-        norm: As of recipes.
-        seed: Counted from the setting's.
-        **changes: Of further fields.
+        norm: As in recipes.
+        seed: Added to the setting's seed.
+        **changes: Values of further fields.
     """
     scale: dict[str, Any] = (
         {"dataset": "mnist", "steps": 50_000, "evaluate_every": 250}
@@ -37,7 +37,7 @@ def recipe(
 
 
 def steps_to(table: Table, run: str, accuracy: float) -> float:
-    """First evaluated step at which a run is that good; infinity if none."""
+    """First evaluated step that reaches an accuracy; infinity if none does."""
     step = table.first_step(run, accuracy)
     return np.inf if step is None else float(step)
 
@@ -54,5 +54,5 @@ def accuracy(model: keras.Model, x: Any, y: Any) -> float:
 
 
 def over_seeds(setting: Setting, count: int, **changes: Any) -> list[Recipe]:
-    """The same recipe from that many seeds."""
+    """The same recipe with `count` different seeds."""
     return [recipe(setting, seed=seed, **changes) for seed in range(count)]

@@ -4,8 +4,8 @@
 Section 3.1: Var[x] = m/(m-1) E_B[var_B], an expectation over training batches
 of m examples; moving averages only follow it. The values are the pre-activation
 W u of the first hidden layer on training examples. One half of them gives the
-estimates, the other the true variance, so that none is measured against what it
-has seen; means are over several ways to halve them.
+estimates, the other half the true variance, so that no estimate is tested on
+examples it has seen; means are over several random halvings.
 """
 
 import keras
@@ -20,7 +20,7 @@ from analysis.claims.claim import Claim, Figures, Result, Setting
 from analysis.figures import batch_sizes
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-#: Updates that the moving averages are given.
+#: Number of updates, and momentum, of the moving averages.
 UPDATES, MOMENTUM = 1000, 0.99
 HALVINGS = 10
 PAPER, PLAIN = "m/(m-1) * mean of variances", "mean of variances"
@@ -60,7 +60,7 @@ def measure(setting: Setting) -> Result:
 
 
 def standard_error(errors: NDArray[np.float64]) -> float:
-    """Of the mean of `[features]`, by how the halvings differ in it."""
+    """Standard error of the mean of `[halvings * features]`, over halvings."""
     means = errors.reshape(HALVINGS, -1).mean(1)
     return float(means.std(ddof=1) / np.sqrt(HALVINGS))
 
@@ -104,7 +104,7 @@ def errors(x: Array, truth: NDArray[np.float64], seed: int) -> Errors:
 
 
 def population_variance(x: Array, batch_size: int) -> NDArray[np.float64]:
-    """The variance `[features]` of Algorithm 2, unbiased, of all rows once."""
+    """Algorithm 2's unbiased variance `[features]`, in one pass over `x`."""
     layer = keras_bn.BatchNormalization()
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     keras_bn.estimate_population_statistics(
@@ -122,10 +122,10 @@ def mean_variance(x: Array, batch_size: int) -> NDArray[np.float64]:
 def moving_variances(
     x: Array, batch_size: int, seed: int
 ) -> NDArray[np.float64]:
-    """What our layer keeps of random batches: unbiased and biased.
+    """Our layer's moving variances over random batches: unbiased and biased.
 
-    By NumPy, as that is faster for so many features; a test holds the layer
-    to it.
+    They are computed with NumPy, which is faster for so many features; a test
+    compares the layer with them.
 
     Returns:
         `[2, features]`.
@@ -141,7 +141,7 @@ def moving_variances(
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return (
         figures[f"{PAPER}, any m: |mean error - expected|"] < 0.02
         and figures[f"{PLAIN}, any m: |mean error - expected|"] < 0.02

@@ -18,7 +18,7 @@ STEPS = 10
 
 
 def measure(setting: Setting) -> Result:
-    """One step at rate 0.1, seen in x, in x_hat and in the loss."""
+    """The effect of one step at rate 0.1 on x, x_hat and the loss."""
     v, t = section2.data(setting.seed)
     found = section2.descend(IGNORING, setting.seed, steps=STEPS)
     x = found.w * v[:, None] + found.b  # [m, steps + 1, units]
@@ -55,7 +55,7 @@ def draw(x: Array, x_hat: Array) -> Figure:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     changed, *unchanged = figures.values()
     return changed > 1e-3 and max(unchanged) < 1e-12
 

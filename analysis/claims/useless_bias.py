@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claim 3: normalize W u, not u; then a bias is useless.
 
-Section 3.2. Whatever b is, BN(W u + b) = BN(W u), and beta does its work. W u
-is normalized and not u, as u is the output of a nonlinearity: "the shape of its
-distribution is likely to change during training, and constraining its first and
-second moments would not eliminate the covariate shift". Shape is what is left
-of a unit's distribution without mean and standard deviation; its change is the
-mean distance of the quantiles before training from those after it.
+Section 3.2. For any b, BN(W u + b) = BN(W u), and beta takes the place of b.
+W u is normalized rather than u, because u is the output of a nonlinearity: "the
+shape of its distribution is likely to change during training, and constraining
+its first and second moments would not eliminate the covariate shift". Shape
+here means a unit's distribution standardized to mean 0 and standard deviation
+1; its change is the mean distance between the quantiles before training and
+those after it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,7 +77,7 @@ def effect_of_bias(seed: int) -> dict[str, float]:
 
 
 def quantiles(model: keras.Model, inputs: Any) -> Array:
-    """Quantiles of u and W u without their moments.
+    """Quantiles of u and W u, each unit standardized.
 
     Returns:
         `[layers, 2, quantiles, units]`.
@@ -90,7 +91,7 @@ def quantiles(model: keras.Model, inputs: Any) -> Array:
 
 
 def standardized_quantiles(values: Array) -> Array:
-    """Quantiles of each unit of `[N, units]`, of mean 0 and variance 1."""
+    """Quantiles of each unit of `[N, units]`, standardized first."""
     found = moments(values, per_unit=True)
     return np.quantile((values - found.mean) / found.std, QUANTILES, axis=0)
 
@@ -106,7 +107,7 @@ def _captured(
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return (
         figures["change of BN(Wu + b) by b"] < 1e-12
         and figures["|dl/db| over |dl/dbeta|"] < 1e-12

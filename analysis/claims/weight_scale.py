@@ -2,10 +2,10 @@
 """Claim 12: the scale of W matters neither forward nor backward.
 
 Section 3.3, for a > 0 and z = BN((aW)u): z is the same for every a; so is
-dz/du; dz/d(aW) is 1/a of dz/dW. Exact at eps = 0; at eps > 0 the layer with aW
-is the layer with W at eps / a^2. Larger weights get smaller gradients, so that
-BN "will stabilize the parameter growth": measured beside that of the network
-without BN, at the same learning rates.
+dz/du; dz/d(aW) is 1/a of dz/dW. This is exact at eps = 0; at eps > 0 the layer
+with aW equals the layer with W at eps / a^2. Larger weights get smaller
+gradients, so that BN "will stabilize the parameter growth". That growth is
+compared with the growth without BN, at the same learning rates.
 """
 
 from typing import Any
@@ -78,7 +78,7 @@ def layer(u: Any, w: Any, epsilon: float) -> Any:
 
 
 def growth(setting: Setting, recipe: Recipe) -> float:
-    """Norm of trained hidden weights over their first, mean over layers."""
+    """Norm of trained over initial hidden weights, mean over layers."""
     first = setting.runs.untrained(recipe)
     last = setting.runs.model(recipe)
     names = [layer.name for layer in structure.linear_layers(first)][:-1]
@@ -98,7 +98,7 @@ def _less(figures: Figures, rate: float) -> bool:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return identities_hold(figures) and all(
         _less(figures, rate) for rate in RATES
     )

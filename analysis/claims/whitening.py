@@ -2,10 +2,10 @@
 """Claim 14: normalizing each feature by itself is not whitening.
 
 Section 3 gives up joint whitening (covariance I) as too costly and normalizes
-each feature, which takes scales away and leaves correlations. Measured on the
-pre-activations W u of each hidden layer: the distance of their covariance from
-a multiple of I (mean over the layers) and its condition number (median), before
-BN, after it (gamma = 1, beta = 0), and after PCA whitening.
+each feature, which removes scales and leaves correlations. Two figures are
+measured on the pre-activations W u of each hidden layer: the distance of their
+covariance from a multiple of I (mean over the layers) and its condition number
+(median), before BN, after it (gamma = 1, beta = 0), and after PCA whitening.
 """
 
 import keras
@@ -75,7 +75,7 @@ def whitened(x: Array) -> Array:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     raw, normalized, white = (
         figures[f"distance from a multiple of I, {way}"]
         for way in ("W u", "normalized", "whitened")

@@ -3,7 +3,8 @@
 
 Section 3: `x_hat = (x - E[x]) / sqrt(Var[x])`, for each dimension by itself.
 With epsilon under the root the variance that results is `var / (var + eps)`.
-Layer normalization, beside it, takes both moments over an example's features.
+For comparison, layer normalization takes both moments over the features of each
+example.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ SHAPE = (64, 10)
 
 
 def measure(setting: Setting) -> Result:
-    """Moments of what comes out, for inputs of several shapes and scales."""
+    """Moments of the outputs, for inputs of several distributions."""
     found = [moments(x) for x in inputs(setting.seed).values()]
     figures = {name: max(f[name] for f in found) for name in found[0]}
     return Result(figures=figures)
@@ -42,7 +43,7 @@ def inputs(seed: int) -> Mapping[str, Array]:
 
 
 def moments(x: Array) -> dict[str, float]:
-    """The largest deviations over features, and over examples."""
+    """The largest errors of moments per feature, and per example."""
     y = np.asarray(ops.batch_norm(x, axes=0, epsilon=EPSILON)[0])
     layer = keras.layers.LayerNormalization(
         center=False, scale=False, dtype="float64"
@@ -66,7 +67,7 @@ def moments(x: Array) -> dict[str, float]:
 
 
 def holds(figures: Figures) -> bool:
-    """Whether they are what is expected."""
+    """Whether the figures are as expected."""
     return (
         figures["per feature: |mean|"] < 1e-9
         and figures["per feature: |var - var/(var+eps)|"] < 1e-9

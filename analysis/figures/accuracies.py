@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from analysis.figures import style
 from analysis.table import Table
 
-#: Colours told apart by most eyes (Wong 2011), of a full and of a broken line.
+#: Colours that most people can tell apart (Wong 2011), for solid and for dashed
+#: lines.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#555555")
 LINES = ("-", "--")
 #: More lines cannot be told apart.
@@ -30,7 +31,7 @@ def figure(table: Table, runs: Sequence[str]) -> Figure:
     looks = [(color, line) for line in LINES for color in COLORS]
     for i, (run, (color, line)) in enumerate(zip(runs, looks, strict=False)):
         steps, values = table.series(run, "validation", "accuracy")
-        # Thinner and thinner, so that one of equal runs does not hide another.
+        # Each line is thinner than the last: identical runs stay visible.
         width = 3.6 - 2.4 * i / len(runs)
         panel.plot(steps, values, line, color=color, lw=width, label=run)
     panel.set_ylabel("test accuracy")

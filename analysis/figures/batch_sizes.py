@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the population's variance over the size of batches."""
+"""Errors of the population's variance by batch size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def figure(
     """Draws the mean error, which is bias, and the rms error.
 
     Args:
-        sizes: Of batches, examples.
+        sizes: Batch sizes, in examples.
         errors: By name: relative errors `[sizes, features]`.
     """
     result, axes = style.panels(1, 2, width=9, height=3.8)

@@ -38,11 +38,11 @@ def one_step(x: Sequence[Array], x_hat: Sequence[Array]) -> Figure:
 
 
 def contributions(direct: Array, through_mean: Array) -> Figure:
-    """What the examples pull b by adds up to 0.
+    """The contributions of the examples to dl/db add up to 0.
 
     Args:
-        direct: `[m]`, an example's own part of dl/db, E taken for a constant.
-        through_mean: `[m]`, what it gives through E[x].
+        direct: `[m]`, direct contribution of each example, E[x] held constant.
+        through_mean: `[m]`, contribution of each example through E[x].
     """
     result, axes = style.panels(1, 2, width=8, height=2.8)
     parts, sums = axes[0]

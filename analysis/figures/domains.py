@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of one network in several domains."""
+"""Accuracy in several domains, without BN and with several statistics."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style
 
-#: What is drawn of each domain, in order.
+#: The bars of each domain, in order.
 WAYS = (
     ("without BN", style.WITHOUT_BN),
     ("with BN, statistics of the source", style.OTHER_BN),

@@ -2,7 +2,7 @@
 """Fig. 1 of Ioffe & Szegedy 2015: the MLP with and without BN.
 
 (a) test accuracy over training steps; (b, c) the 15th, 50th and 85th
-percentile of what goes into one sigmoid of the last hidden layer, over test
+percentile of the input of one sigmoid of the last hidden layer, over test
 examples, without and with BN.
 """
 
@@ -15,7 +15,7 @@ from analysis.figures import style
 from analysis.table import Table
 
 PERCENTILES = ("p15", "p50", "p85")
-#: Of those lines: greys, as colours say with or without BN.
+#: Greys for these lines; colours stand for with and without BN.
 SHADES = ("#8a8a8a", "#222222", "#8a8a8a")
 
 #: Steps, and test accuracy with and without BN, read off the printed figure

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the measures say of each layer of one model, from first to last."""
+"""The measures of one model, layer by layer, from the first to the last."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def figures(
     """A figure for each measure that has something to show.
 
     Args:
-        numbers: By tags, as of `analysis.tags`.
+        numbers: By tag, see `analysis.tags`.
         distributions: Values `[n]`, likewise.
     """
     named = {tag: tags.parts(tag) for tag in (*numbers, *distributions)}
@@ -79,7 +79,7 @@ def _bands(
     log: bool = False,
     marked: float | None = None,
 ) -> Figure | None:
-    """Per layer a thin line, a thick line within it if of five, a dot."""
+    """Draws per layer a thin line, a thick one for five values, and a dot."""
     if not rows:
         return None
     figure, axes = _layers(list(rows), title, log=log)

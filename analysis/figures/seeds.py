@@ -19,7 +19,7 @@ def figure(
 
     Args:
         table: Rows of all runs.
-        panels: By title: by norm, the runs of all seeds.
+        panels: By title, then by norm: the runs of all seeds.
 
     Raises:
         KeyError: If a curve is missing.
@@ -54,7 +54,7 @@ def _where_all_are(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The steps that all runs have evaluated, accuracies `[runs, steps]`.
 
-    A run that was extended has also evaluated where it had ended before.
+    A run that was extended also has an evaluation at its former end.
     """
     curves = [table.series(run, "validation", "accuracy") for run in runs]
     steps = functools.reduce(np.intersect1d, [steps for steps, _ in curves])

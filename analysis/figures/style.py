@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all figures look like."""
+"""The common style of all figures."""
 
 import io
 from pathlib import Path
@@ -75,7 +75,7 @@ def step_axis(axes: Axes) -> None:
 
 
 def accuracy_axis(*panels: Axes) -> None:
-    """From 0.5 to 1, in which Fig. 1 lies; from 0 if a line lay below that."""
+    """From 0.5 to 1, as in Fig. 1; from 0 if a line never exceeds 0.5."""
     best = [
         np.max(np.asarray(line.get_ydata(), np.float64), initial=0)
         for axes in panels
@@ -95,7 +95,7 @@ def log_axis(axes: Axes, *, which: Literal["x", "y"] = "y") -> None:
 
 
 class _Locator(LogLocator):
-    """1, 2, 5, 10; over many powers of ten, these or some of them."""
+    """Ticks at 1, 2, 5, 10; over a wide range, at some powers of ten only."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         few = 0 < vmin < vmax < 1e4 * vmin

@@ -18,9 +18,9 @@ def covariance_spectrum(
     Args:
         values: `[N, ..., units]`, any real dtype; positions count as further
             examples.
-        correlation: Whether each unit is divided by its standard deviation
-            first: what normalization of each unit by itself would leave.
-            Units that do not vary become 0.
+        correlation: Whether to divide each unit by its standard deviation
+            first, as normalizing each unit by itself would. Units that do not
+            vary become 0.
 
     Returns:
         `[units]`, descending, in the squared unit of `values`.
@@ -35,14 +35,14 @@ def covariance_spectrum(
             f"Received: shape={array.shape}"
         )
     rows = array.reshape(-1, array.shape[-1])
-    # From the first, so that what does not vary has no rounding that would.
+    # Relative to the first row, so that constant units stay exactly constant.
     rows = rows - rows[0]
     rows -= rows.mean(axis=0)
     if correlation:
         std = np.sqrt(np.mean(rows**2, axis=0))
         rows = np.divide(rows, std, out=np.zeros_like(rows), where=std > 0)
     count, units = rows.shape
-    # Both products have the same eigenvalues besides zeros.
+    # Both products have the same eigenvalues apart from zeros.
     gram = rows.T @ rows if units <= count else rows @ rows.T
     eigenvalues = np.zeros(units)
     found = np.linalg.eigvalsh(gram / count)[::-1]
@@ -53,29 +53,30 @@ def covariance_spectrum(
 def whitening_distance(eigenvalues: ArrayLike) -> float:
     """Root of the mean of `(eigenvalue - 1)^2`: 0 for white inputs.
 
-    It is the Frobenius norm of the covariance less I, per root of its size.
+    It is the Frobenius norm of (covariance - I) over the root of the number of
+    units.
     """
     return float(np.sqrt(np.mean((np.asarray(eigenvalues) - 1) ** 2)))
 
 
 def directions(eigenvalues: ArrayLike, *, share: float = 0.99) -> float:
-    """Share of the directions that hold a share of the variance.
+    """Share of the principal directions that hold most of the variance.
 
     Known as saturation (Shenk, Richter, Arpteg & Huss 2020, arXiv 2006.08679):
     near 1 for a layer whose input uses its whole width.
 
     Args:
         eigenvalues: `[units]`, descending.
-        share: Of the variance, in `(0, 1]`.
+        share: Share of the variance to hold, in `(0, 1]`.
 
     Returns:
-        The fewest leading directions that hold it, over their number; 0 if
-        nothing varies.
+        The smallest number of leading directions that hold it, over the number
+        of all directions; 0 if nothing varies.
     """
     array = np.asarray(eigenvalues, np.float64)
     held = np.cumsum(array)
     if held[-1] <= 0:
         return 0.0
-    # Rounding must not ask for more than there is.
+    # Rounding must not raise the threshold above the total.
     reached = held >= share * held[-1] * (1 - 1e-12)
     return float((1 + np.argmax(reached)) / len(array))

@@ -25,11 +25,11 @@ Arrays = Sequence[NDArray[np.floating[Any]]]
 
 
 class MomentDrift(NamedTuple):
-    """Means over units.
+    """Drift of moments, averaged over units.
 
     Attributes:
-        mean: Of `|mean_after - mean_before| / std_before`.
-        std: Of `|log(std_after / std_before)|`.
+        mean: Average of `|mean_after - mean_before| / std_before`.
+        std: Average of `|log(std_after / std_before)|`.
     """
 
     mean: float
@@ -84,13 +84,14 @@ def gradient_shifts(
     Args:
         gradient: Weights of the whole network -> gradients of the loss on one
             fixed batch, array by array.
-        layers: Per layer, which of the weights are its own.
+        layers: Per layer, the indices of its own weights.
         before: Weights before the step.
         after: Weights after it.
-        ahead: Per layer, which of the weights are of layers before it.
+        ahead: Per layer, the indices of the weights of layers before it.
 
     Returns:
-        One per layer; that of the first is no shift, as none comes before it.
+        One per layer; the first layer's gradient does not shift, as no layer
+        comes before it.
     """
     whole = gradient(before)
     shifts = []

@@ -22,10 +22,10 @@ def norm(arrays: Sequence[ArrayLike]) -> float:
 def update_ratio(
     before: Sequence[ArrayLike], after: Sequence[ArrayLike]
 ) -> float:
-    """Norm of a step's change over the norm before it.
+    """Norm of a step's change over the norm of the weights before it.
 
-    Around 1e-3 is healthy for many networks: far less and the layer hardly
-    learns, far more and it is thrown about.
+    Around 1e-3 is healthy for many networks: with far smaller values the layer
+    hardly learns, with far larger ones training is unstable.
 
     Returns:
         `inf` if weights of norm 0 changed, 0 if nothing did.

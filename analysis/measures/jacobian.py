@@ -2,16 +2,16 @@
 """Singular values of Jacobians: of a layer, a block, a span, any function.
 
 Section 3.3 of Ioffe & Szegedy 2015 conjectures that batch normalization brings
-them close to 1, which keeps the size of gradients through many layers.
+them close to 1, which preserves the size of gradients through many layers.
 
-Three methods, by what a size allows:
+There are three methods, for different sizes:
 
 - `"exact"`: the matrix and its SVD. About a second up to 1,000 x 1,000.
 - `"iterative"`: some of the largest or smallest values, to rounding, by
-  implicitly restarted Lanczos (SciPy's `svds`) on products alone. Largest
-  values converge fast, smallest only where they stand apart, and then to
-  about the root of the machine epsilon times the largest. Of equal values
-  some may be missed.
+  implicitly restarted Lanczos (SciPy's `svds`), which needs only products. The
+  largest values converge fast; the smallest converge only if they are well
+  separated, and then to about the root of the machine epsilon times the
+  largest. If several values are equal, some may be missed.
 - `"lanczos"`: the density of all values, by stochastic Lanczos quadrature
   (`analysis/measures/lanczos.py`); a few dozen products at any size.
 """
@@ -43,7 +43,7 @@ EXACT_WORK = 2e9
 #: Restarts of `"iterative"`, of some 20 products each, before it gives up.
 MOST_RESTARTS = 200
 
-#: Largest values asked for beyond those that are wanted.
+#: How many largest values are computed in addition to those requested.
 SPARE = 10
 
 
@@ -57,12 +57,12 @@ def jacobian_spectrum(
     method: Method | Literal["auto"] = "auto",
     seed: int = 0,
 ) -> Spectrum:
-    """Singular values of d outputs / d inputs, as many as can be had.
+    """Singular values of d outputs / d inputs: all, some, or their density.
 
     In `"inference"` mode each example has a Jacobian of its own, with the
-    layer's moving statistics. In `"batch"` mode there is one, of all outputs
-    by all inputs, with the statistics of the batch, which couple the
-    examples; a layer's moving statistics stay as they are.
+    layer's moving statistics. In `"batch"` mode there is one Jacobian, of all
+    outputs with respect to all inputs, with the statistics of the batch, which
+    couple the examples; a layer's moving statistics do not change.
 
     Args:
         function_or_layer: A built Keras layer or model, an
@@ -73,10 +73,10 @@ def jacobian_spectrum(
         k: How many values at either end; `None` for all of them.
         which: At which end if `k` is given: `"largest"`, `"smallest"` or
             `"both"`.
-        method: See the module; `"auto"` takes `"exact"` where that is about a
-            second's work, else `"iterative"` if `k` is given, else
-            `"lanczos"`. The result says which it was.
-        seed: Of the random vectors that `"iterative"` starts from and
+        method: See the module; `"auto"` chooses `"exact"` if that takes up to
+            about a second, otherwise `"iterative"` if `k` is given, otherwise
+            `"lanczos"`. The result names the method.
+        seed: Seed of the random vectors that `"iterative"` starts from and
             `"lanczos"` averages over.
 
     Returns:
@@ -103,15 +103,15 @@ def jacobian_singular_values(
 ) -> Array:
     """All singular values of d outputs / d inputs, or the `k` largest.
 
-    `jacobian_spectrum` says more: means, condition number, the density where
-    all values cannot be had.
+    `jacobian_spectrum` returns more: means, the condition number, and the
+    density of the values if computing all of them takes too long.
 
     Args:
-        function_or_layer: As of `jacobian_spectrum`.
-        inputs: As of `jacobian_spectrum`.
-        mode: As of `jacobian_spectrum`.
+        function_or_layer: See `jacobian_spectrum`.
+        inputs: See `jacobian_spectrum`.
+        mode: See `jacobian_spectrum`.
         k: How many of the largest; `None` for all.
-        method: As of `jacobian_spectrum`; without `k`, `"auto"` is
+        method: See `jacobian_spectrum`; without `k`, `"auto"` is
             `"exact"` at any size.
 
     Returns:
@@ -119,8 +119,8 @@ def jacobian_singular_values(
         mode, with k = min(outputs, inputs) if `k` is `None`.
 
     Raises:
-        ValueError: As of `jacobian_spectrum`.
-        RuntimeError: As of `jacobian_spectrum`.
+        ValueError: See `jacobian_spectrum`.
+        RuntimeError: See `jacobian_spectrum`.
     """
     if method == "auto" and k is None:
         method = "exact"
@@ -130,11 +130,11 @@ def jacobian_singular_values(
 
 
 class Jacobian:
-    """A function's Jacobian, compiled once, to be looked at at many inputs.
+    """A function's Jacobian, compiled once, to be measured at many inputs.
 
     Args:
-        function_or_layer: As of `jacobian_spectrum`.
-        mode: As of `jacobian_spectrum`.
+        function_or_layer: See `jacobian_spectrum`.
+        mode: See `jacobian_spectrum`.
 
     Raises:
         ValueError: If `mode` is neither.
@@ -276,8 +276,8 @@ def _end(operator: LinearOperator, k: int, end: str, seed: int) -> Array:
             f"({size}). Received: k={k}"
         )
     start = np.random.default_rng(seed).normal(size=size)
-    # A value that occurs many times may be found too few times, and the next
-    # one come in its place; more are asked for than are given.
+    # A repeated value may be found too few times and the next value returned
+    # in its place, so more values are computed than are returned.
     asked = min(k + SPARE, size - 1) if end == "largest" else k
     try:
         values = svds(

@@ -31,11 +31,11 @@ Array = NDArray[np.floating]
 
 
 class Effort(NamedTuple):
-    """What `density` may cost, as of its arguments.
+    """How much work `density` may do.
 
     Attributes:
         iterations: Products with the map and its transpose per probe; also
-            the number of nodes. At most as many are made as there are values.
+            the number of nodes. Limited to the number of singular values.
         probes: Random starting vectors to average over.
     """
 
@@ -58,7 +58,7 @@ def density(
     Args:
         operator: Real, `[blocks m, blocks n]`, block-diagonal, m >= n.
         blocks: Number of blocks.
-        effort: What it may cost.
+        effort: How much work to do.
         seed: Seed of the random vectors.
 
     Returns:
@@ -112,9 +112,10 @@ def bidiagonalize(
 ) -> tuple[Array, Array]:
     """The bidiagonal matrices B of several maps, side by side.
 
-    Each new u and v is made orthogonal to all earlier ones, twice, without
-    which copies of converged singular values appear. Once nothing is left,
-    `start` reaches no further part of the spectrum and the rest of B is 0.
+    Each new u and v is made orthogonal to all earlier ones, twice; otherwise
+    copies of converged singular values appear. Once nothing of a vector is
+    left, `start` reaches no further part of the spectrum, and the rest of B is
+    0.
 
     Args:
         operator: Real, `[blocks m, blocks n]`, block-diagonal.
@@ -174,13 +175,13 @@ def _next(v: Array, basis: Array) -> tuple[Array, Array]:
         Unit vectors `[blocks, n]`, 0 where nothing is left, and `[blocks]`.
     """
     before = np.linalg.norm(v, axis=-1, keepdims=True)
-    # BLAS looks beyond the ends of small arrays and warns of what it sees.
+    # BLAS reads beyond the ends of small arrays and warns about what it finds.
     with np.errstate(invalid="ignore", over="ignore"):
         for _ in range(2):
             components = np.einsum("bjn,bn->bj", basis, v, optimize=True)
             v = v - np.einsum("bjn,bj->bn", basis, components, optimize=True)
     length = np.linalg.norm(v, axis=-1, keepdims=True)
-    # What is left of a vector inside the basis is rounding, in no direction.
+    # If a vector is inside the basis, what is left of it is only rounding.
     length = np.where(length > 100 * np.finfo(v.dtype).eps * before, length, 0)
     unit = np.divide(v, length, out=np.zeros_like(v), where=length > 0)
     return unit, length[:, 0]

@@ -42,13 +42,13 @@ def along_gradient(
     weights: Arrays,
     distances: Sequence[float],
 ) -> Landscape:
-    """Looks at the loss along its negative gradient.
+    """Evaluates the loss along its negative gradient.
 
     Args:
         loss_and_gradient: Weights -> loss on one fixed batch, and its
             gradient, array by array.
-        weights: Where to look from.
-        distances: Step sizes, positive, like multiples of the learning rate.
+        weights: The weights W to start from.
+        distances: Step sizes, positive, such as multiples of the learning rate.
 
     Raises:
         ValueError: If there is no distance or one is not positive.

@@ -33,7 +33,7 @@ def moments(values: ArrayLike, *, per_unit: bool = False) -> Moments:
     """
     array = np.asarray(values, np.float64)
     rows = array.reshape(-1, array.shape[-1] if per_unit else 1)
-    # From the first, so that what does not vary has no rounding that would.
+    # Relative to the first row, so that constant units stay exactly constant.
     offsets = rows - rows[0]
     shift = offsets.mean(axis=0)
     mean, centered = rows[0] + shift, offsets - shift

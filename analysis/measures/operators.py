@@ -22,17 +22,17 @@ class JacobianOperator(LinearOperator):
 
     Args:
         products: The compiled products of the function's Jacobian.
-        inputs: `[N, ...]`, floating point: what is differentiated by.
+        inputs: `[N, ...]`, floating point: the point of differentiation.
         context: The function's further arguments, `[N, ...]` each.
         coupled: Whether examples depend on each other.
 
     Attributes:
         blocks: Number of Jacobians: N, or 1 if coupled.
         shape: `(blocks outputs, blocks inputs)`.
-        dtype: That of the inputs, but float32 at least.
+        dtype: The dtype of the inputs, but at least float32.
 
     Raises:
-        ValueError: If the inputs are not floating point, or not at least one
+        ValueError: If the inputs are not floating point, or contain no
             example.
     """
 

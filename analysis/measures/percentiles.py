@@ -30,10 +30,10 @@ def percentiles(
         values: `[N, ..., units]`, any real dtype.
         q: Percentages in `[0, 100]`.
         per_unit: Whether each unit has percentiles of its own.
-        limit: Most values per percentile; of more, so many are drawn at
-            random, with ranks off by at most
-            `analysis.measures.samples.rank_error(limit)` percentage points.
-            `None` uses all.
+        limit: The most values per percentile; if there are more, this many
+            are drawn at random, and ranks are off by at most
+            `analysis.measures.samples.rank_error(limit)` percentage points
+            (99% confidence). `None` uses all.
         seed: Seed of the draw.
 
     Returns:
@@ -62,7 +62,7 @@ def percentiles(
 
 
 def check_percentages(q: Sequence[float]) -> None:
-    """Raises `ValueError` unless there are some, all in `[0, 100]`."""
+    """Raises `ValueError` if `q` is empty or not all in `[0, 100]`."""
     if np.ndim(q) != 1:
         raise ValueError(f"q must be a list of percentages. Received: q={q}")
     if not len(q) or not all(0 <= p <= 100 for p in q):

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: Arrays up to this size are used whole. A sample of it has ranks within 0.32
-#: percentage points with 99% confidence.
+#: Arrays up to this size are used whole. Ranks in a sample of this size are off
+#: by at most 0.32 percentage points with 99% confidence.
 LIMIT = 2**18
 
 
 def rank_error(count: int, *, confidence: float = 0.99) -> float:
-    """How far ranks in a sample are off at most, in percentage points.
+    """The largest error of ranks in a sample, in percentage points.
 
     Args:
         count: Size of the sample.
@@ -49,7 +49,7 @@ def rows(
 
 
 def drawn(rows: NDArray[Any], most: int, *, seed: int) -> NDArray[Any]:
-    """The rows, or so many of them, drawn with replacement, in their order."""
+    """The rows, or `most` of them drawn with replacement, in their order."""
     if len(rows) <= most:
         return rows
     chosen = np.random.default_rng(seed).integers(0, len(rows), most)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Units through which no gradient passes.
 
-A value of an activation function is saturated where the function's slope is
-nearly 0; a unit is dead where that is so for every example. For a sigmoid that
-is far from 0 on either side, for a ReLU anywhere below 0.
+A value is saturated if the slope of the activation function at it is nearly 0;
+a unit is dead if its values are saturated for every example. A sigmoid
+saturates far from 0 on either side, a ReLU anywhere below 0.
 """
 
 from typing import NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a set of singular values or eigenvalues says as a whole."""
+"""Summaries of a set of singular values or eigenvalues."""
 
 import dataclasses
 from typing import Any, Literal
@@ -20,11 +20,11 @@ class Spectrum:
     per example, none for a coupled one.
 
     Attributes:
-        values: `[..., k]`, descending. Of method `"lanczos"` the nodes of a
-            quadrature rule: the first is close to the largest singular
+        values: `[..., k]`, descending. With method `"lanczos"`, the nodes of
+            a quadrature rule: the first is close to the largest singular
             value, the others only make sense with their weights.
         weights: `[..., k]`, the share of all singular values that each of
-            `values` stands for; `None` where only some were computed.
+            `values` stands for; `None` if only some were computed.
         method: How they were found: `"exact"` (SVD of the matrix),
             `"iterative"` (some of them to rounding), `"lanczos"` (density).
         which: The part of the spectrum that `values` are.
@@ -44,8 +44,8 @@ class Spectrum:
     def condition_number(self) -> NDArray[Any]:
         """Largest over smallest, `[...]`; `inf` for a smallest of 0.
 
-        Of method `"lanczos"` it is too small, as the ends of the spectrum are
-        approached from inside.
+        Method `"lanczos"` underestimates it, because it approaches the ends
+        of the spectrum from inside.
 
         Raises:
             ValueError: If `values` lack one end of the spectrum.

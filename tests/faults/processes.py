@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`train.py` in processes of their own, to be hurt."""
+"""Runs `train.py` in processes of its own, for tests that harm them."""
 
 import os
 import random

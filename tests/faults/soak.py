@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills a run many times, and compares it with one that nothing interrupts.
+"""Kills a run many times, and compares it with an uninterrupted one.
 
 python -m tests.faults.soak --kills=300
 """

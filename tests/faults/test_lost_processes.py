@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills, and what is kept."""
+"""What a run keeps when its processes are killed."""
 
 import json
 import os

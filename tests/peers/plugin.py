@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pytest plugin: whoever asks Keras for its BatchNormalization gets ours.
+"""Pytest plugin that replaces Keras' BatchNormalization with ours.
 
-It closes with the number of our layers that were built, so that a run in
-which the exchange did not take place can be told from a good one.
+At the end it prints how many of our layers were built, so that a run in which
+the replacement did not happen can be told from a good one.
 """
 
 import keras
