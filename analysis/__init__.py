@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     )
     from analysis.measures.percentiles import percentiles as percentiles
     from analysis.probes import Probe as Probe
+    from analysis.schedules import every as every, logarithmic as logarithmic
     from analysis.spans import Span as Span
+    from analysis.summaries import Writer as Writer
 
 _HOMES = {
     "CovarianceCallback": "analysis.callbacks",
@@ -43,10 +45,13 @@ _HOMES = {
     "PercentilesCallback": "analysis.callbacks",
     "Probe": "analysis.probes",
     "Span": "analysis.spans",
+    "Writer": "analysis.summaries",
     "covariance_spectrum": "analysis.measures.covariance",
+    "every": "analysis.schedules",
     "inspect_model": "analysis.inspection",
     "jacobian_singular_values": "analysis.measures.jacobian",
     "jacobian_spectrum": "analysis.measures.jacobian",
+    "logarithmic": "analysis.schedules",
     "percentiles": "analysis.measures.percentiles",
     "watch": "analysis.callbacks",
 }

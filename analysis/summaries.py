@@ -48,8 +48,10 @@ class Writer:
             left there.
     """
 
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: str | Path, *, overwrite: bool = False
+    ) -> None:
+        self.folder = Path(folder)
         self._overwrite = overwrite
         self._file: event_file.EventFile | None = None
         self._event = event_pb2.Event()

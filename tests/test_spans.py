@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jacobians between two tensors of any model."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from analysis import Span, jacobian_singular_values, jacobian_spectrum
+import analysis
+from analysis import (
+    Span,
+    event_file,
+    jacobian_singular_values,
+    jacobian_spectrum,
+)
 from tests.reference import jacobians as reference
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Subclassed(keras.Model):
@@ -183,3 +193,26 @@ def test_a_batch_jacobian_starts_where_training_runs(x):
         ),
         rtol=1e-4,
     )
+
+
+def test_single_measures_as_in_the_docs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "tensorboard.md").read_text("utf-8")
+    code = page.split("## Single measures")[1].split("```")[1]
+    h = inputs = keras.Input((6,))
+    for block in (1, 2):
+        dense = layers.Dense(6, activation="tanh", name=f"dense_{block}")
+        h = layers.Add(name=f"add_{block}")([h, dense(h)])
+    model = keras.Model(inputs, layers.Dense(3)(h))
+    model.compile("sgd", "mse")
+    x_test = x = np.random.default_rng(0).normal(size=(64, 6))
+    activations, y = x[:, :2], x[:, :3]
+    names = {**locals(), "analysis": analysis}
+    exec(code.removeprefix("python"), names)
+    assert names["values"].shape == (20, 5)
+    assert names["bands"].shape == (3, 2)
+    tags = {tag for tag, *_ in event_file.scalars(Path("runs/mine/analysis"))}
+    assert {
+        "percentiles/dense_1/p50",
+        "jacobian/dense_2/inference/s3",
+    } <= tags
