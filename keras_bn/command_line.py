@@ -58,7 +58,7 @@ class Command:
     Its exit code is 0, or what `main` returns; 2 if it was not used as it
     must be (a `ValueError`, a wrong flag), 1 for what else the user can mend
     (an `ExpectedError`, an `OSError`), 130 after Ctrl-C. Then one line on
-    standard error says why.
+    standard error says why; with `--verbosity=1` its traceback, too.
 
     Attributes:
         name: What that line begins with.
@@ -129,6 +129,8 @@ class Command:
 
     def _say(self, message: str, code: int = 2) -> int:
         line = " ".join(message.split())
+        if sys.exc_info()[0]:
+            logging.debug("%s was ended by", self.name, exc_info=True)
         with contextlib.suppress(OSError):  # of a terminal that is closed
             print(f"{self.name}: {line}", file=sys.stderr)
         return code

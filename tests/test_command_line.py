@@ -48,6 +48,14 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
     assert line in said
 
 
+def test_the_traceback_of_an_error_can_be_asked_for(caplog, capsys):
+    caplog.set_level("DEBUG", logger="absl")
+    assert call(failing(ValueError("broken")), "--verbosity=1") == 2
+    assert capsys.readouterr().err.endswith("it: broken\n")
+    (record,) = caplog.records
+    assert record.exc_info[0] is ValueError
+
+
 @pytest.mark.parametrize(
     ("shell", "code", "said"),
     [
