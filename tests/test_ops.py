@@ -166,6 +166,26 @@ def test_gradients_equal_autodiff_of_the_plain_forward(case, mode, order):
         assert relative_error(got, want) < 1e-10
 
 
+@pytest.mark.parametrize("gamma", [0.5, -3.0])
+def test_the_norm_of_dx_is_that_of_santurkar_et_al(gamma):
+    """At epsilon = 0, |dx|² = gamma²/var (|g|² - <1, g>²/m - <g, x_hat>²/m)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(5.0, 2.0, (40, 3))
+    g = rng.normal(1.0, 1.0, (40, 3)) + 0.3 * x
+    given = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        y, *_ = keras_bn.ops.batch_norm(
+            given, np.full(3, gamma), axes=0, epsilon=0.0
+        )
+    dx = np.asarray(tape.gradient(y, given, output_gradients=tf.constant(g)))
+    x_hat = (x - x.mean(0)) / x.std(0)
+    rest = (g**2).sum(0) - (g.sum(0) ** 2 + (g * x_hat).sum(0) ** 2) / len(x)
+    expected = gamma**2 / x.var(0) * rest
+    np.testing.assert_allclose((dx**2).sum(0), expected, rtol=1e-10)
+    assert (expected < 0.9 * gamma**2 / x.var(0) * (g**2).sum(0)).all()
+
+
 @pytest.mark.parametrize("axes", [0, np.int64(0), [np.int32(0)]])
 def test_missing_gamma_and_beta_mean_one_and_zero(axes):
     a = inputs((6, 3), (0,))
