@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from analysis import tags
+
 #: The most charts that a category may have to be open when the page loads.
 MOST_OPEN = 24
 
@@ -47,7 +49,9 @@ class Lines:
 
     Attributes:
         title: Of the chart.
-        tags: Of the lines.
+        tags: Of the lines; one of `tags.EVERY_LAYER` stands for a line per
+            layer. So the chart is the same for any network: TensorBoard merges
+            the charts of all runs, but only those that are equal.
     """
 
     title: str
@@ -56,7 +60,10 @@ class Lines:
     def proto(self) -> layout_pb2.Chart:
         """The chart as TensorBoard takes it."""
         # A tag is matched as a regular expression from its start.
-        patterns = [f"{re.escape(tag)}$" for tag in self.tags]
+        every = re.escape(tags.EVERY_LAYER)
+        patterns = [
+            re.escape(tag).replace(every, "[^/]+") + "$" for tag in self.tags
+        ]
         return layout_pb2.Chart(
             title=self.title,
             multiline=layout_pb2.MultilineChartContent(tag=patterns),

@@ -48,9 +48,7 @@ class Writer:
             left there.
     """
 
-    def __init__(
-        self, folder: str | Path, *, overwrite: bool = False
-    ) -> None:
+    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
         self.folder = Path(folder)
         self._overwrite = overwrite
         self._file: event_file.EventFile | None = None

@@ -25,6 +25,9 @@ A tag is `<measure>/<layer>/<statistic>`, with whatever the measure depends on
 
 from typing import NamedTuple
 
+#: In place of a layer's name: the curves of all layers, in charts.
+EVERY_LAYER = "*"
+
 
 class Tag(NamedTuple):
     """A tag in its parts.

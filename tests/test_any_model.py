@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 import analysis
 import keras_bn
@@ -736,3 +738,25 @@ def test_a_disk_that_stays_full_is_said_at_the_end(
         model, _ = fit("sequential", callbacks=watch(tmp_path, "sequential"))
     assert int(model.optimizer.iterations) == 12
     assert any("lacks the last" in message for message in caplog.messages)
+
+
+def test_networks_of_other_layers_share_the_charts_of_every_layer(tmp_path):
+    """Else TensorBoard shows two charts of one title for two runs."""
+
+    def charts(kind):
+        fit(kind, callbacks=watch(tmp_path / kind, kind, preset="full"))
+        events = event_accumulator.EventAccumulator(
+            str(tmp_path / kind / "analysis"),
+            size_guidance={event_accumulator.TENSORS: 0},
+        ).Reload()
+        (event,) = events.Tensors("custom_scalars__config__")
+        page = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+        return {
+            part.title: list(part.chart)
+            for part in page.category
+            if part.title not in ("Percentiles", "Jacobian singular values")
+        }
+
+    first = charts("sequential")
+    assert len(first) == 4
+    assert charts("subclassed") == first

@@ -4,6 +4,7 @@
 import itertools
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -241,6 +242,19 @@ def test_the_later_of_two_values_counts():
     assert (steps.tolist(), values.tolist()) == ([1], [2.0])
     with pytest.raises(KeyError, match="has no train curve y"):
         table.series("r", "train", "y")
+
+
+def test_a_chart_of_every_layer_is_one_chart_for_all_networks():
+    tag = tags.tag("weights", tags.EVERY_LAYER, "norm")
+    (pattern,) = layout.Lines("norm", [tag]).proto().multiline.tag
+    for layer in ("dense", "conv2d_1", "block.a-b"):
+        assert re.match(pattern, tags.tag("weights", layer, "norm"))
+    for other in (
+        "weights/dense/growth",
+        "gradients/dense/norm",
+        "weights/a/b",
+    ):
+        assert not re.match(pattern, other)
 
 
 def test_a_layout_shows_charts_in_the_order_given(writer):

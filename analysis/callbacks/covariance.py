@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import autodiff, structure
+from analysis import autodiff, structure, tags
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures import covariance, samples
@@ -66,7 +66,7 @@ The base-10 logarithms of the eigenvalues are under *histograms*."""
         return Category(
             "Covariance of inputs",
             [
-                Lines(title, [self.tag(b.name, name) for b in self.blocks])
+                Lines(title, [self.tag(tags.EVERY_LAYER, name)])
                 for name, title in _CHARTS.items()
             ],
         )

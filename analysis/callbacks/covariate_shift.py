@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from analysis import autodiff, structure
+from analysis import autodiff, structure, tags
 from analysis.autodiff import Place
 from analysis.callbacks.base import Reading, check_finite
 from analysis.callbacks.updates import UpdateCallback
@@ -100,7 +100,7 @@ angle."""
         return Category(
             "Covariate shift",
             [
-                Lines(title, [self.tag(b.name, name) for b in self.blocks])
+                Lines(title, [self.tag(tags.EVERY_LAYER, name)])
                 for name, title in _CHARTS.items()
             ],
         )

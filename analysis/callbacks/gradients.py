@@ -77,7 +77,7 @@ of the paper)."""
         return Category(
             "Gradients and weights",
             [
-                Lines(title, [tags.tag(m, b.name, s) for b in self.blocks])
+                Lines(title, [tags.tag(m, tags.EVERY_LAYER, s)])
                 for title, (m, s) in charts.items()
                 if m == "weights" or self.probe.targets is not None
             ],

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis import autodiff, structure
+from analysis import autodiff, structure, tags
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Category, Lines
 from analysis.measures.jacobian import Jacobian, Mode
@@ -121,7 +121,7 @@ spectrum is under *histograms*."""
             for number, block in enumerate(self.blocks, 1)
         ]
         overview = [
-            Lines(title, [self._tag(b, name) for b in self.blocks])
+            Lines(title, [self.tag(tags.EVERY_LAYER, self._mode, name)])
             for name, title in (
                 ("s1", f"every layer, {self._mode}: largest"),
                 ("mean_square", f"every layer, {self._mode}: mean square"),

@@ -139,7 +139,7 @@ band looks truncated."""
         overview = [
             Lines(
                 f"every layer: {name}",
-                [self.tag(b.name, name) for b in self.blocks],
+                [self.tag(tags.EVERY_LAYER, name)],
             )
             for name in ("mean", "std", "saturated", "dead")
         ]
