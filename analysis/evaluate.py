@@ -6,7 +6,8 @@
 Each run is restored from its newest checkpoint and classifies the test images
 of its data set. With 10 or 144 crops, the class probabilities of all views of
 an image are averaged; an ensemble averages those of its members (section 4.2.3
-of the paper).
+of the paper). What is written as `<logdir>/evaluation.json`, or
+`evaluation-<anything>.json`, is on the page of `analysis.report`.
 """
 
 import logging
@@ -23,10 +24,13 @@ from absl import flags
 from numpy.typing import NDArray
 
 from analysis import files
+from analysis.figures import figure4
+from analysis.text import text_table
 from keras_bn import data, failures, training
 from keras_bn.command_line import Command
 from keras_bn.counting import Counter
 from keras_bn.data.views import CROPS, require_crops
+from keras_bn.environment import devices, environment
 from keras_bn.recipes import Recipe
 from keras_bn.run_folder import RunFolder
 from keras_bn.writing import write_json
@@ -170,30 +174,16 @@ def _dataset(
     return dataset
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, errors as in the paper's Fig. 4."""
-    lines = [
-        "| model | step | crops | top-1 error | top-5 error |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        step = "" if row["step"] is None else f"{row['step']:,}"
-        lines.append(
-            f"| {row['name']} | {step} | {row['crops']} | "
-            f"{1 - row['top_1']:.2%} | {1 - row['top_5']:.2%} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Evaluates, prints the table, writes the file."""
     output = Path(FLAGS.output) if FLAGS.output else None
     if output:
         files.check_writable(output)
     rows = evaluate(FLAGS.runs, data_dir=FLAGS.data_dir, crops=int(FLAGS.crops))
-    print(table(rows), flush=True)
+    print("\n".join(text_table(figure4.cells(rows))), flush=True)
     if output:
-        write_json(output, rows)
+        about = environment(device=devices())
+        write_json(output, {"environment": about, "results": rows})
 
 
 if __name__ == "__main__":

@@ -121,6 +121,41 @@ def read_claims(logdir: str | Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
+def read_evaluations(logdir: str | Path) -> list[dict[str, Any]]:
+    """The rows that `python -m analysis.evaluate` wrote into a log folder.
+
+    Args:
+        logdir: The folder, which may hold files `evaluation*.json`.
+
+    Returns:
+        A row per network or ensemble and number of crops, in the order of the
+        files' names, with `name`, `step`, `crops`, `top_1` and `top_5`.
+
+    Raises:
+        ReadError: If a file is damaged.
+    """
+    kinds = {
+        "name": str,
+        "step": int | None,
+        "crops": int,
+        "top_1": float | int,
+        "top_5": float | int,
+    }
+    rows: list[dict[str, Any]] = []
+    for path in sorted(Path(logdir).glob("evaluation*.json")):
+        for row in _read_json(path, {"results": list}).get("results", []):
+            if not isinstance(row, dict):
+                raise ReadError(f"{path} is damaged: {row!r:.40} is no row")
+            for name, kind in kinds.items():
+                if not isinstance(row.get(name, ...), kind):
+                    raise ReadError(
+                        f"{path} is damaged: {name} of a row is "
+                        f"{row.get(name)!r:.40}"
+                    )
+            rows.append(row)
+    return rows
+
+
 def read_claim_pictures(logdir: str | Path) -> dict[str, bytes]:
     """The pictures that were drawn for claims: `claim-*.png`.
 

@@ -9,7 +9,9 @@ The page includes the claims if they were measured into the log folder:
         --output=runs/claims.json --figures=runs
 
 The runs of the claims are then in `runs/claims`, and the page does not compare
-them with the others.
+them with the others. Likewise ensembles, if they were evaluated there:
+
+    python -m analysis.evaluate --runs=RUNS --output=runs/evaluation.json
 """
 
 import csv
@@ -34,7 +36,7 @@ from analysis import (
     readers,
     summaries,
 )
-from analysis.figures import figure1, figure2
+from analysis.figures import figure1, figure2, figure4
 from analysis.page import Picture
 from analysis.table import Row, Run, Table
 from analysis.text import text_table
@@ -56,7 +58,8 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     written.
 
     Args:
-        logdir: Folder of the runs, and of `claims.json` and `claim-*.png`.
+        logdir: Folder of the runs, and of `claims.json`, `claim-*.png` and
+            `evaluation*.json`.
         output: Folder to write; made if missing.
 
     Returns:
@@ -69,6 +72,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     """
     table = readers.read(logdir)
     claims = readers.read_claims(logdir)
+    evaluations = figure4.cells(readers.read_evaluations(logdir))
     pictures, missing = gallery.drawn(table)
     of_claims = [
         Picture(name, "", png)
@@ -88,12 +92,15 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
     raw = {name: dataclasses.asdict(run) for name, run in table.runs.items()}
     files.write(folder / "runs.json", json.dumps(raw, indent=2).encode("utf-8"))
     files.write(folder / "curves.csv", _csv(table).encode("utf-8"))
-    contents = _page(logdir, table, pictures, claims, of_claims, missing)
+    contents = _page(
+        logdir, table, pictures, evaluations, claims, of_claims, missing
+    )
     files.write(folder / "index.html", contents.encode("utf-8"))
     missing += _write_images(Path(logdir), pictures)
     return [
         *text_table(key_figures(table)),
         *text_table(_variants(table)),
+        *text_table(evaluations),
         *missing,
         "Written: "
         + ", ".join(
@@ -199,6 +206,7 @@ def _page(
     logdir: str | Path,
     table: Table,
     pictures: list[Picture],
+    evaluations: list[list[str]],
     claims: list[dict[str, Any]],
     of_claims: list[Picture],
     missing: list[str],
@@ -216,6 +224,13 @@ def _page(
         ),
         page.section(
             "Fig. 3: steps to Inception's best", page.table(_variants(table))
+        ),
+        page.section(
+            "Fig. 4: networks and their ensemble",
+            page.table(evaluations),
+            page.paragraph("The printed errors are those on ImageNet.")
+            if evaluations
+            else "",
         ),
         page.section("Figures", *map(page.figure, pictures)),
         page.section(
@@ -280,8 +295,10 @@ def _recipe(run: Run) -> str:
     versions = run.environment.get("versions", {})
     facts = {
         **{field: comparison.shown(run, field) for field in run.recipe},
-        "device": run.environment.get("device", "-"),
-        "platform": run.environment.get("platform", "-"),
+        **{
+            name: run.environment.get(name, "-")
+            for name in ("commit", "device", "processor", "platform")
+        },
         **{f"{name} version": version for name, version in versions.items()},
     }
     rows = [["field", "value"], *([k, str(v)] for k, v in facts.items())]

@@ -202,5 +202,9 @@ def test_the_command_prints_a_table_and_writes_json(runs, tmp_path):
         text=True,
         check=True,
     )
-    assert result.stdout.splitlines()[0].startswith("| model | step |")
-    assert len(json.loads(output.read_text())) == 3
+    assert result.stdout.splitlines()[0].split()[:3] == [
+        "model",
+        "step",
+        "crops",
+    ]
+    assert len(json.loads(output.read_text())["results"]) == 3

@@ -186,6 +186,40 @@ def test_a_picture_of_a_claim_that_is_none_is_refused(logdir, tmp_path):
         report.write_report(logdir, tmp_path / "out")
 
 
+EVALUATED = {"name": "a", "step": 1000, "crops": 1, "top_1": 0.4, "top_5": 0.9}
+
+
+def test_evaluations_in_the_log_folder_are_shown(logdir, tmp_path):
+    files = {
+        "evaluation.json": [EVALUATED],
+        "evaluation-144.json": [
+            {**EVALUATED, "name": "six", "step": None, "crops": 144}
+        ],
+    }
+    for name, rows in files.items():
+        (logdir / name).write_text(json.dumps({"results": rows}))
+    lines = report.write_report(logdir, tmp_path / "out")
+    html = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "<td>60.00%</td><td>10.00%</td><td>25.2%</td><td>7.82%</td>" in html
+    assert "<td>six</td><td>-</td><td>144</td>" in html
+    assert "<td>20.1%</td><td>4.9%</td>" in html
+    assert any(line.split()[:2] == ["six", "-"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (3, "3 is no row"),
+        ({**EVALUATED, "top_1": "much"}, "top_1 of a row is 'much'"),
+        ({"name": "a"}, "step of a row is None"),
+    ],
+)
+def test_damaged_evaluations_are_refused(logdir, row, message):
+    (logdir / "evaluation.json").write_text(json.dumps({"results": [row]}))
+    with pytest.raises(readers.ReadError, match=f"is damaged: {message}"):
+        report.write_report(logdir, logdir / "out")
+
+
 def test_what_was_written_is_listed(logdir, tmp_path):
     *_, last = report.write_report(logdir, tmp_path / "out")
     page = tmp_path / "out" / "index.html"
