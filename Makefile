@@ -65,6 +65,7 @@ bench: $(READY)  ## Measure speed, memory and precision against the peers
 	$(BIN)/python -m benchmarks.sums
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.compilation
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.training $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
 	$(BIN)/python -m benchmarks.collectives

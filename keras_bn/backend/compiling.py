@@ -67,9 +67,25 @@ def _found(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
     if name != "normalize" and (algorithm.compiled or algorithm.blocks):
         expression = _grouping(algorithm, name)
     if not algorithm.compiled:
-        return expression
+        large = algorithm.blocks and name != "normalize"
+        return _traced_once(expression) if large else expression
     compiled = tf.function(expression, autograph=False, jit_compile=True)
     return _clustered(expression, compiled) if name == "normalize" else compiled
+
+
+def _traced_once(expression: Callable[..., Any]) -> Callable[..., Any]:
+    """An expression whose graph layers alike share, which saves tracing it.
+
+    TensorFlow puts it into the graphs around before it optimizes them.
+    """
+    shared = tf.function(expression, autograph=False)
+
+    def run(*arguments: Any) -> Any:
+        tensors = [t for t in tf.nest.flatten(arguments) if t is not None]
+        alone = tf.executing_eagerly() or _have_tangents(tensors)
+        return (expression if alone else shared)(*arguments)
+
+    return run
 
 
 def _clustered(
@@ -176,7 +192,7 @@ def worth_compiling(
     all are known, and those that come first are the few.
     """
     few_shapes = None not in x.shape[1:] or xla.compiles()
-    if not _COMPILING.get() or not few_shapes or _has_tangent(x):
+    if not _COMPILING.get() or not few_shapes or _have_tangents([x]):
         return False
     of_feature = size(x, axes)
     times = 1
@@ -200,13 +216,13 @@ def _is_one_of_few(x: Tensor, axes: Sequence[int]) -> bool:
     return tuple(x.shape) in shapes
 
 
-def _has_tangent(x: Tensor) -> bool:
-    """Whether forward mode differentiates by `x`, or by what it comes from.
+def _have_tangents(tensors: Sequence[Tensor]) -> bool:
+    """Whether forward mode differentiates by one, or by what it comes from.
 
     TensorFlow takes the tangent that crossed a compiled function for constant
     in a backward pass over it. There is no public way to ask.
     """
-    return any(forwardprop_util.pack_tangents([x]).indices)
+    return any(forwardprop_util.pack_tangents(tensors).indices)
 
 
 def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
