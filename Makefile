@@ -35,19 +35,19 @@ run: $(READY)  ## Train the paper's MLP without and with BN, draw Fig. 1
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not slow'
 
-slow: $(READY)  ## Run the tests that take long, with real processes too
+slow: $(READY)  ## Run the slow tests, some with real processes
 	$(BIN)/python -m pytest -m slow
 
 lowest:  ## Run the tests with the oldest versions that setup.cfg allows
 	@$(MAKE) --no-print-directory test VENV=.venv-lowest LOCK=requirements/lowest.txt
 
-soak: $(READY)  ## Kill one run 300 times, compare with an uninterrupted one
+soak: $(READY)  ## Kill a run 300 times; compare it with an uninterrupted one
 	$(BIN)/python -m tests.faults.soak
 
 fuzz: $(READY)  ## Draw 2,000 new examples for the property tests
 	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile=nightly
 
-check: $(READY)  ## Format, lint, types, arrows between packages
+check: $(READY)  ## Check format, lint, types, imports between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -77,15 +77,15 @@ bench: $(READY)  ## Measure speed, memory and precision against the peers
 report: $(READY)  ## Draw the figures of the runs in LOGDIR into REPORT
 	$(BIN)/python -m analysis.report --logdir=$(LOGDIR) --output=$(REPORT)
 
-dashboard: $(READY)  ## TensorBoard over LOGDIR, on this machine only
+dashboard: $(READY)  ## Show LOGDIR in TensorBoard, on this machine only
 	$(BIN)/tensorboard --logdir=$(LOGDIR) --host=localhost --samples_per_plugin=images=100,scalars=10000
 
-lock:  ## Resolve the ranges of setup.cfg anew, with hashes
+lock:  ## Resolve setup.cfg's version ranges again, with hashes
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet uv
 	$(COMPILE) --upgrade --universal --generate-hashes --extra=dev --output-file=requirements/dev.txt
 	$(COMPILE) --upgrade --universal --generate-hashes --output-file=requirements/run.txt
-	@# Later ones lack pkg_resources, or warn of what the oldest do.
+	@# Later versions lack pkg_resources, or warn about what the oldest do.
 	printf 'setuptools <82\npyparsing <3.3\n' > build/lock/bounds.txt
 	$(COMPILE) --resolution=lowest-direct --constraint=build/lock/bounds.txt --output-file=build/lock/lowest.txt
 	$(COMPILE) --upgrade --generate-hashes --extra=dev --constraint=build/lock/lowest.txt --output-file=requirements/lowest.txt

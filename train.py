@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if __name__ == "__main__":
 
     def interrupted(*_: object) -> None:
-        """Ends at once: a TensorFlow that is half loaded passes nothing on."""
+        """Exits at once: a half-loaded TensorFlow swallows exceptions."""
         os.write(2, b"train.py: interrupted\n")
         os._exit(130)
 
@@ -134,7 +134,7 @@ def run(recipe: recipes.Recipe) -> training.Result | None:
             "data_dir is for data sets in files, digits is bundled. Received: "
             f"data_dir={FLAGS.data_dir}"
         )
-    # What can be said at once comes before data that may take long to load.
+    # Check what can be checked before loading data, which may take long.
     training.check(recipe)
     _, chief = training.start(recipe)
     options = {"resume": FLAGS.resume, "overwrite": FLAGS.overwrite}

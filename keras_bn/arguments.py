@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of arguments: the rule in words, then what came."""
+"""Argument checks; messages state the rule, then the value received."""
 
 import contextlib
 import operator

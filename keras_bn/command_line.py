@@ -14,9 +14,9 @@ from keras_bn.errors import ExpectedError
 
 
 class Output:
-    """Standard output that may be full or closed: then the rest is dropped.
+    """Standard output that drops the rest once it is full or closed.
 
-    What a command does must not depend on whether its words find a reader.
+    What a command does must not depend on whether anyone reads its output.
 
     Attributes:
         error: Why something was dropped, or `None`.
@@ -55,15 +55,15 @@ class Output:
 class Command:
     """A command of this package.
 
-    Its exit code is 0, or what `main` returns; 2 if it was not used as it
-    must be (a `ValueError`, a wrong flag), 1 for what else the user can mend
-    (an `ExpectedError`, an `OSError`), 130 after Ctrl-C. Then one line on
-    standard error says why; with `--verbosity=1` its traceback, too.
+    Its exit code is 0 or what `main` returns; 2 for wrong use (a `ValueError`,
+    a wrong flag); 1 for other problems that the user can fix (an
+    `ExpectedError`, an `OSError`); 130 after Ctrl-C. After an error, one line
+    on standard error says why, and with `--verbosity=1` the traceback.
 
     Attributes:
-        name: What that line begins with.
+        name: Start of that line.
         main: Takes the arguments that are not flags.
-        arguments: Names of those, all of which must be given.
+        arguments: Names of the arguments that are not flags, all required.
     """
 
     name: str
@@ -72,15 +72,15 @@ class Command:
 
     def run(self) -> None:
         """Parses the flags of this process, runs, and ends the process."""
-        # There is none where it was closed before the process began.
+        # It is None if it was closed before the process began.
         sys.stdout = Output(sys.stdout or open(os.devnull, "w"))  # noqa: SIM115
         try:
             app.run(self, flags_parser=self.parse)
-        except KeyboardInterrupt:  # In what others have absl do first.
+        except KeyboardInterrupt:  # From callbacks that absl runs first.
             sys.exit(self._say("interrupted", 130))
 
     def parse(self, argv: list[str]) -> list[str]:
-        """Parses flags; returns what is none of them, the command first."""
+        """Parses flags; returns the other arguments, the command first."""
         try:
             rest: list[str] = flags.FLAGS(argv)
             self._check(rest[1:])
@@ -110,7 +110,7 @@ class Command:
             return self._say("interrupted", 130)
 
     def _exit_code(self, code: int) -> int:
-        """The exit code, which tells if what the command said is lost."""
+        """The exit code, which is not 0 if the command's output was lost."""
         sys.stdout.flush()
         error = getattr(sys.stdout, "error", None)
         if error is None or isinstance(error, BrokenPipeError):

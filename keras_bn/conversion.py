@@ -36,27 +36,27 @@ def convert(
     """Copies a model with its BN layers made anew, as ours or as Keras'.
 
     Weights, statistics, configuration, names, `trainable` and sharing carry
-    over, so that predictions stay the same. Nested models are entered, and so
-    are layers that hold BN layers in their attributes. Layers of classes
-    derived from either BN layer stay what they are.
+    over, so that predictions stay the same. BN layers in nested models and in
+    attributes of other layers are converted too. Subclasses of either BN layer
+    stay as they are.
 
     Args:
         model: A built model of any kind.
         to: `"keras_bn"` or `"keras"`: the class that every BN layer gets.
-        **layer_options: Arguments of that class, in place of the layers' own,
-            such as `virtual_batch_size=32`. Weights are carried over by name.
-            For `"keras"`, those that only ours has, with their defaults.
-            With `moving_average="cumulative"` for a layer that was not, no
-            batch stands behind its statistics: they serve until the first
-            batch of training, which the mean starts from.
+        **layer_options: Arguments of that class that override the layers'
+            own, such as `virtual_batch_size=32`. Weights carry over by name.
+            For `"keras"`, options that only our class has may be given, with
+            their defaults. If `moving_average="cumulative"` is new to a layer,
+            its statistics count as based on no batch: they serve until the
+            first training batch, from which the mean starts anew.
 
     Returns:
         A new model, not compiled; `model` is untouched.
 
     Raises:
-        ValueError: If `to` is neither, the model is not built, there is no
-            such option, or a layer uses one that Keras' class lacks; give that
-            option its default in `layer_options` to drop it.
+        ValueError: If `to` is unknown, the model is not built, an option does
+            not exist, or a layer uses an option that Keras' class lacks; give
+            that option its default in `layer_options` to drop it.
     """
     made_by = _CLASSES[arguments.one_of("to", to, tuple(_CLASSES))]
     structure.require_built(model)
@@ -76,7 +76,7 @@ def convert(
 
 
 def _require_known(options: Collection[str]) -> None:
-    """Raises `ValueError` for one that not even our class has."""
+    """Raises `ValueError` for an option that our class does not have."""
     for name in options:
         if name not in _OPTIONS:
             raise ValueError(
@@ -88,10 +88,10 @@ def _require_known(options: Collection[str]) -> None:
 def _config(
     layer: Layer, made_by: type[Layer], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `layer` was made with, and options in place of that.
+    """The arguments that `layer` was made with, overridden by `options`.
 
-    Objects as they are, as some have no configuration; but an activation that
-    is a layer, with weights of its own, is made anew.
+    Objects are passed on as they are, because some have no configuration. Only
+    an activation that is a layer, with weights of its own, is made anew.
     """
     ours = isinstance(layer, BatchNormalization)
     made_with = inspect.signature(_CLASSES["keras_bn" if ours else "keras"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies a model with other layers in some places."""
+"""Copies a model, replacing some of its layers."""
 
 import inspect
 import tempfile
@@ -20,10 +20,10 @@ Layer = Any  # keras.layers.Layer is untyped for mypy.
 
 
 def _kind(model: keras.Model) -> type[keras.Model] | None:
-    """The class that makes a model like this one of copies of its layers.
+    """The class that builds a model like this one from copies of its layers.
 
-    A constructor of its own would make other layers. The model is then of no
-    class of its own, if that makes no difference to predictions; else `None`.
+    A class with its own constructor would make other layers: the plain Keras
+    class takes its place if predictions stay the same, else `None`.
     """
     kind = type(model)
     if isinstance(model, keras.Sequential):
@@ -40,26 +40,26 @@ def _kind(model: keras.Model) -> type[keras.Model] | None:
 def copy_model(
     model: keras.Model, replacements: Mapping[Layer, Layer | None]
 ) -> keras.Model:
-    """Copies a model, its weights too, with other layers in some places.
+    """Copies a model and its weights, replacing some of its layers.
 
-    Functional and sequential models are copied call by call, so that what is
-    shared stays shared; of their classes those are lost whose constructors
-    take something else than layers. Any other layer is copied from its
-    configuration; if it holds a layer to replace in an attribute, the copy gets
-    the new one.
+    Functional and sequential models are copied call by call, so that shared
+    layers stay shared; a subclass whose constructor does not take layers
+    becomes a plain model. Any other layer is copied from its configuration; if
+    it holds a layer to replace in an attribute, the copy gets the new one.
 
     Args:
         model: A built model of any kind.
-        replacements: For a layer of it, the unbuilt layer to take its place,
-            or `None` to pass its input on. Their weights are left to the
-            caller.
+        replacements: Maps a layer of the model to the unbuilt layer that takes
+            its place, or to `None` to pass its input on. The caller sets the
+            weights of the new layers.
 
     Returns:
-        A built model, not compiled. Nothing of `model` is shared or changed.
+        A built model, not compiled. It shares nothing with `model`, which is
+        unchanged.
 
     Raises:
         ValueError: If a layer cannot be made from its configuration, or makes
-            those inside it in a way that they cannot be replaced in.
+            the layers inside it in a way that prevents replacing them.
     """
     copier = _Copier(replacements)
     copied = copier.copy(model)
@@ -76,7 +76,7 @@ class _Copier:
         self._holders: list[Layer] = []
 
     def copy(self, layer: Layer) -> Layer:
-        """The one copy of a layer or operation of a graph; maybe `None`."""
+        """The only copy of a graph's layer or operation; may be `None`."""
         if layer not in self._copies:
             self._copies[layer] = self._make(layer)
         return self._copies[layer]
@@ -91,13 +91,13 @@ class _Copier:
             and original not in self._replaced
             for pair in self._with_sublayers(original, copy)
         ]
-        # Outer layers first: theirs is handed down to all inside.
+        # Outer layers first: they hand `trainable` down to all inside.
         for original, copy in reversed(pairs):
             _build(copy, original)
             copy.trainable = original.trainable
             _transfer_variables(original, copy)
             _transfer_assets(original, copy)
-            # All inside is, if a model knows no shapes to be built from.
+            # A model without shapes to build from has only its layers built.
             copy.built = original.built
 
     def _require_exchanged(self) -> None:
@@ -213,7 +213,7 @@ class _Copier:
 
 #: Arguments of every layer.
 _OF_EVERY_LAYER = {"name", "trainable", "dtype"}
-#: Where Keras and TensorFlow list what the attributes hold.
+#: Attributes in which Keras and TensorFlow list what the others hold.
 _BOOKKEEPING = (
     "_compiled_trainable_state",
     "_layers",
@@ -223,7 +223,7 @@ _BOOKKEEPING = (
 
 
 def _layers_in(value: Any) -> list[Layer]:
-    """The layers in lists, tuples and dictionaries, one in the other."""
+    """The layers in nested lists, tuples and dictionaries."""
     if isinstance(value, keras.layers.Layer):
         return [value]
     parts = value.values() if isinstance(value, Mapping) else value
@@ -233,11 +233,11 @@ def _layers_in(value: Any) -> list[Layer]:
 
 
 def _mapped(function: Callable[[Layer], Any], value: Any) -> Any:
-    """The same with something in place of each layer, and nothing shared."""
+    """A copy of nested containers with `function` applied to each layer."""
     if isinstance(value, keras.layers.Layer):
         return function(value)
-    # Keras and TensorFlow put something around these. (Not their own mapping,
-    # which sorts keys.)
+    # Keras and TensorFlow wrap these. (Their own functions for nested
+    # structures would sort the keys.)
     if isinstance(value, Mapping):
         return {key: _mapped(function, part) for key, part in value.items()}
     if not isinstance(value, list | tuple):
@@ -261,18 +261,18 @@ def _require_order(layer: Layer) -> None:
 
 
 def _from_config(layer: Layer) -> Layer:
-    """A layer or operation as its configuration has it, without weights.
+    """A layer or operation made from its configuration, without weights.
 
     Raises:
-        ValueError: If that fails, as for a layer that does not say what its
-            constructor was given.
+        ValueError: If that fails, for instance because the configuration
+            lacks arguments of the constructor.
     """
     kind = type(layer)
     _, *parameters = inspect.signature(kind.__init__).parameters.values()
     kinds = {parameter.kind for parameter in parameters}
     variable = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
     names = {p.name for p in parameters if p.kind not in variable}
-    # Keras gives every constructor these, were they taken or not.
+    # Keras passes these to every constructor, whether or not it takes them.
     as_keras_does = kind.from_config.__module__.startswith("keras.")
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds or not as_keras_does
     refused = () if takes_any else _OF_EVERY_LAYER - names
@@ -297,7 +297,7 @@ def _from_config(layer: Layer) -> Layer:
 
 
 def _require_no_arguments(names: Collection[str]) -> None:
-    """Raises `ValueError` where Keras believes that all had their defaults."""
+    """Raises `ValueError` for arguments that Keras assumes were defaults."""
     if names:
         raise ValueError(
             "without a get_config() of its own nobody knows what its "
@@ -306,10 +306,10 @@ def _require_no_arguments(names: Collection[str]) -> None:
 
 
 def _build(copy: Layer, original: Layer) -> None:
-    """Makes the weights of a copy, if the shapes that it takes say which."""
+    """Creates the weights of a copy, if the original's shapes are known."""
     if not copy.built:
         with warnings.catch_warnings():
-            # What is inside is built by itself.
+            # Layers inside are built separately.
             warnings.filterwarnings("ignore", ".*had a build config, but")
             copy.build_from_config(original.get_build_config())
 
@@ -318,12 +318,12 @@ def _transfer_variables(original: Layer, copy: Layer) -> None:
     """Gives a copy the weights of a layer, without those of layers inside.
 
     Raises:
-        ValueError: If the copy has others.
+        ValueError: If the copy has weights of other shapes.
     """
     ours, theirs = _own_variables(copy), _own_variables(original)
     names = [variable.name for variable in theirs]
     by_name = {variable.name: variable for variable in ours}
-    # What was quantized after it was built has them in another order.
+    # A layer quantized after it was built has them in another order.
     if len({*names}) == len(names) and {*names} == {*by_name}:
         ours = [by_name[name] for name in names]
     made = [tuple(variable.shape) for variable in ours]
@@ -340,7 +340,7 @@ def _transfer_variables(original: Layer, copy: Layer) -> None:
     copy.load_own_variables(state)
     for new, old in zip(ours, theirs, strict=True):
         if getattr(original, "lora_enabled", False):
-            new.assign(old)  # What is saved has LoRA's in the kernel.
+            new.assign(old)  # Saving merges LoRA's weights into the kernel.
         if new.trainable != old.trainable:
             new.trainable = old.trainable
 

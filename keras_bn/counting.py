@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line on standard error that counts what takes long."""
+"""A progress line on standard error for work that takes long."""
 
 import contextlib
 import sys
@@ -11,16 +11,16 @@ PATIENCE, INTERVAL = 3.0, 1.0
 
 
 class Counter:
-    """A line on standard error that counts, where that takes long.
+    """A progress line on standard error, shown if the work takes long.
 
     The line ends with the `with` block it is used in.
 
     Args:
-        what: What it begins with.
-        total: How many there are to count.
-        unit: Of what.
-        patience: Seconds before it is first shown. 0: always, with every
-            change.
+        what: Start of the line.
+        total: Number to count up to.
+        unit: What is counted, in the plural.
+        patience: Seconds before the line is first shown; 0 shows it at once,
+            and every change.
     """
 
     def __init__(

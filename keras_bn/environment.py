@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What figures depend on: device, platform, versions, commit."""
+"""What measurements depend on: device, platform, versions, commit."""
 
 import os
 import platform
@@ -42,7 +42,7 @@ def devices() -> str:
 def commit() -> str:
     """The commit of this code; `unknown` unless it is in a repository.
 
-    Marked as dirty where code differs from it; results in docs are no code.
+    It ends in `-dirty` if tracked files outside `docs` have changed.
     """
     if not _git("ls-files", Path(__file__).name):
         return "unknown"  # Installed, perhaps below somebody else's repository.

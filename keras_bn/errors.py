@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may go wrong outside a program, and how to say it."""
+"""Errors caused outside the program, and how to word them."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 #: Most letters of a reason: TensorFlow lists every label of a batch.
 LONGEST = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-#: What a message says of the program rather than of what is wrong.
+#: Parts of a message that describe the program, not the problem.
 _OF_TENSORFLOW = re.compile(
     r"\[\[\{\{.*"
     r"|\{\{function_node .*?\}\}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorFlow raises, by what has failed: memory, a process, the data."""
+"""TensorFlow's errors, grouped by cause: memory, another process, the data."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -26,14 +26,15 @@ class InputError(ExpectedError):
 
 @contextlib.contextmanager
 def reading(*, operation: str = "") -> Iterator[None]:
-    """Makes an `InputError` of what goes wrong while batches are read.
+    """Turns errors in reading batches into an `InputError`.
 
     Args:
-        operation: The operation that reads, where others run in the block.
+        operation: Name of the operation that reads, if the block also runs
+            others.
 
     Raises:
-        InputError: In place of an `OSError` or an error of TensorFlow's, but
-            for those of memory and of other processes.
+        InputError: In place of an `OSError` or a TensorFlow error, except for
+            errors of memory and of other processes.
     """
     try:
         yield
@@ -46,10 +47,10 @@ def reading(*, operation: str = "") -> Iterator[None]:
 
 
 def readable(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """The batches of what is made.
+    """The batches of a data set that is made here.
 
     Args:
-        make: Makes a data set, or another iterable, of batches.
+        make: Returns a data set, or another iterable, of batches.
 
     Raises:
         InputError: Where a batch cannot be read; see `reading`.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Keras layer: weights, configuration, and which statistics apply when.
 
-Ioffe & Szegedy 2015 (arXiv 1502.03167). In training a batch is normalized with
-its own statistics (Algorithm 1) and moving averages follow them; at inference,
-and when the layer is frozen, the moving averages are used.
+Ioffe & Szegedy 2015 (arXiv 1502.03167). In training each batch is normalized
+with its own statistics (Algorithm 1), which update the moving averages; at
+inference, and when the layer is frozen, the moving averages are used.
 """
 
 import warnings
@@ -25,12 +25,12 @@ Tensor = Any
 
 
 class _Batch(NamedTuple):
-    """What a batch was normalized to, and the statistics it had."""
+    """A normalized batch, and the statistics it had."""
 
     outputs: Tensor
     mean: Tensor
     variance: Tensor
-    count: Tensor  # Or a number; of type int it would hide tuple.count.
+    count: Tensor  # May be an int, but that annotation hides tuple.count.
 
     def usable(self, *, least: int = 1) -> Tensor:
         """Where a moving average may follow; see `moving_averages.usable`."""
@@ -46,13 +46,13 @@ class BatchNormalization(keras.layers.Layer):
     does not grow with the mean of the input.
 
     With `training=True` and `trainable=True` mean and variance are the
-    batch's, over all axes but `axis`, and the moving averages move towards
+    batch's, over all axes except `axis`, and the moving averages move towards
     them. Otherwise (inference, or `trainable=False` as in Keras) mean and
     variance are the moving averages.
 
-    A batch cannot spoil the moving averages: they stay where they are for a
-    feature whose statistic is not finite or has no values (an empty batch, or
-    one that is masked out), and the moving variance for a feature with a
+    A batch cannot spoil the moving averages. They are not updated for a
+    feature whose statistic is not finite or has no values (an empty or fully
+    masked batch). Nor is the moving variance updated for a feature with a
     single value, whose variance is 0 by definition.
 
     Args:
@@ -71,10 +71,10 @@ class BatchNormalization(keras.layers.Layer):
         gamma_regularizer: Regularizer of `gamma`.
         beta_constraint: Constraint on `beta`.
         gamma_constraint: Constraint on `gamma`.
-        renorm: Batch Renormalization (arXiv 1702.03275): in training, correct
-            towards the moving statistics.
+        renorm: Whether to use Batch Renormalization (arXiv 1702.03275), which
+            in training corrects the output towards the moving statistics.
         renorm_clipping: Limits `rmin`, `rmax`, `dmax` of the correction; a
-            missing one does not limit.
+            missing key means no limit.
         renorm_momentum: Weight of the old average in the moving statistics
             that the correction uses, in `[0, 1]`.
         synchronized: Whether statistics are taken over the batches of all
@@ -83,25 +83,26 @@ class BatchNormalization(keras.layers.Layer):
             `"unbiased"` (`1/(m-1)`, as in Algorithm 2): which variance of a
             batch the moving average follows.
         moving_average: `"exponential"`, or `"cumulative"`: the plain mean
-            over all batches since the layer was built, or reset by
-            `reset_moving_statistics()`; `momentum` unused.
-        virtual_batch_size: Examples of a virtual batch; each is normalized by
-            itself (ghost batch normalization, arXiv 1705.08741), the last one
-            may be smaller. `None` normalizes the whole batch.
+            over all batches since the layer was built or last reset by
+            `reset_moving_statistics()`; `momentum` is then unused.
+        virtual_batch_size: Number of examples in a virtual batch. Each
+            virtual batch is normalized separately (ghost batch normalization,
+            arXiv 1705.08741); the last may be smaller. `None` normalizes the
+            whole batch.
         activation: Keras activation applied to the output, or `None`. Those
-            of `keras_bn.ops.fused_activations()` are one operation with the
-            normalization, with one backward pass.
+            that `keras_bn.ops.fused_activations()` lists are fused with the
+            normalization into one operation with one backward pass.
         keeps: Which tensor training keeps for the backward pass, `"input"` or
-            `"output"`. With `"output"` the input is free as soon as the
-            output is there, which saves up to half of the memory of a network
-            (arXiv 1712.02616). `activation` must have an inverse (`None`,
-            leaky_relu, elu), and a gamma within 1e-3 of 0 is taken as 1e-3 of
-            its sign.
-        single_value: What to do in training where a feature has one value
-            only in a batch, or in a virtual batch, as the last may be:
-            `"warn"` once, or `"error"`. Where the batch size is not
-            known before the graph runs, or other replicas add to it, there is
-            no warning.
+            `"output"`. With `"output"` the input can be freed once the output
+            is computed, which saves up to half of a network's memory (arXiv
+            1712.02616). `activation` must then have an inverse (`None`,
+            leaky_relu, elu), and a gamma within 1e-3 of 0 is replaced by 1e-3
+            with its sign.
+        single_value: What to do in training if a feature has only one value
+            in a batch or in a virtual batch (the last may be that small):
+            `"warn"` once, or raise an `"error"`. There is no warning with a
+            mask, with `synchronized`, or if the batch size is unknown until
+            the graph runs.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Attributes:
@@ -113,19 +114,21 @@ class BatchNormalization(keras.layers.Layer):
 
     Call arguments:
         inputs: Floating point tensor of rank 2 or more.
-        training: Whether to use and follow the batch's statistics.
-        mask: Boolean, of a shape that broadcasts to that of `inputs` without
-            its last axis: the positions that count in the statistics. All are
+        training: Whether to normalize with the batch's statistics and update
+            the moving averages.
+        mask: Boolean, broadcastable to the shape of `inputs` without its last
+            axis: the positions that enter the statistics. All positions are
             normalized.
 
     Returns:
         A tensor of the shape of `inputs`, in the layer's compute dtype.
 
     Raises:
-        ValueError: At construction for an argument out of range and for
-            arguments that exclude each other; when built for an `axis` out of
-            range, repeated, covering every axis, or of undefined size; when
-            called with integers, a ragged tensor or a mask of another shape.
+        ValueError: At construction, if an argument is out of range or two
+            exclude each other; when built, if `axis` is out of range,
+            repeated, of undefined size, covers every axis, or names axis 0
+            with virtual batches; when called, if the input is of integers or
+            ragged, or the mask of another shape.
 
     Reference: Ioffe & Szegedy 2015, arXiv 1502.03167.
     """
@@ -294,7 +297,7 @@ class BatchNormalization(keras.layers.Layer):
             setattr(self, name, self._add_statistic(name, shape, initializer))
 
     def _initial_statistics(self) -> dict[str, Any]:
-        """The statistics that the layer has, and what they begin as."""
+        """The layer's statistics by name, with their initializers."""
         mean = self.moving_mean_initializer
         variance = self.moving_variance_initializer
         initial = {"moving_mean": mean, "moving_variance": variance}
@@ -317,8 +320,8 @@ class BatchNormalization(keras.layers.Layer):
     def reset_moving_statistics(self) -> None:
         """Sets the moving statistics to what their initializers give.
 
-        Those that renorm corrects with go along. A cumulative average forgets
-        the batches it took: the next one starts it anew.
+        The statistics that renorm corrects with are reset too. A cumulative
+        average forgets earlier batches: the next batch starts it anew.
 
         Raises:
             ValueError: If the layer is not built.
@@ -402,7 +405,7 @@ class BatchNormalization(keras.layers.Layer):
         return outputs if after is None else after(outputs)
 
     def _split_activation(self) -> tuple[str, Any]:
-        """What the operation applies, by name, and what is left to apply."""
+        """The fused activation's name, and the activation to apply after."""
         name = getattr(self.activation, "__name__", "")
         fused = name in ops.fused_activations()
         if fused and keras.activations.get(name) is self.activation:
@@ -445,7 +448,7 @@ class BatchNormalization(keras.layers.Layer):
             **options,
         )
         self._mind_single_values(x, mask, count)
-        # The statistics to follow are pooled over the virtual batches.
+        # Moving averages follow statistics pooled over the virtual batches.
         count = keras.ops.cast(count, mean.dtype)
         several = count * keras.ops.cast(count > 1, count.dtype)
         return _Batch(
@@ -467,7 +470,7 @@ class BatchNormalization(keras.layers.Layer):
             batch.mean,
             std,
             self.renorm_mean.value,
-            # Not below what epsilon alone gives, early in training.
+            # Early in training it may be below sqrt(epsilon), a batch's least.
             keras.ops.maximum(self.renorm_stddev.value, self.epsilon**0.5),
             clipping=self.renorm_clipping or {},
         )
@@ -497,7 +500,7 @@ class BatchNormalization(keras.layers.Layer):
         )
 
     def _follow_for_renorm(self, batch: _Batch) -> None:
-        """As Keras: the deviation is averaged, the variance derived from it."""
+        """Averages the standard deviation; derives the variance, as Keras."""
         std = keras.ops.sqrt(batch.variance + self.epsilon)
         usable, several = batch.usable(), batch.usable(least=2)
         for moving_mean, moving_std, momentum in (
@@ -546,8 +549,8 @@ class BatchNormalization(keras.layers.Layer):
         return tuple(input_shape)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """As of every layer; `ValueError` for integers, before any data."""
-        # A class derived from this one may take what it likes.
+        """See Keras; raises `ValueError` for integers, before any data."""
+        # A subclass with a call of its own may accept other inputs.
         if type(self).call is BatchNormalization.call:
             ops.require_floating(args[0] if args else kwargs["inputs"])
         return super().compute_output_spec(*args, **kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks as Keras has them: of all axes of a tensor but the last."""
+"""Masks as in Keras: over all axes of a tensor except the last."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Tensor = Any
 def require_aligned(mask: Tensor, inputs: Tensor) -> None:
     """Raises `ValueError` unless it is a mask of all axes but the last."""
     if getattr(mask.shape, "rank", 0) is None:
-        return  # Only the graph knows once it runs.
+        return  # The rank is known only when the graph runs.
     if len(mask.shape) != len(inputs.shape) - 1:
         raise ValueError(
             "mask must have one axis less than the input. Received: "

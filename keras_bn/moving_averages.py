@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Update rules for the statistics that a layer uses at inference.
 
-The paper (section 3.1) follows accuracy during training with moving averages
-and leaves their rate open.
+The paper (section 3.1) uses moving averages to track accuracy during training
+and does not give their rate.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ Tensor = Any
 
 
 def aggregation(*, synchronized: bool) -> str:
-    """How a moving average that is made now stays one over all replicas.
+    """How replicas combine their values of a moving average created now.
 
-    Of synchronized replicas the first has what all have; the others take the
-    mean. A single one has nothing to tell, and can then be in a step that XLA
-    compiles, where replicas do not meet.
+    Synchronized replicas all hold the same value, so the first one's is taken;
+    otherwise the mean is. A single replica needs no aggregation, and can then
+    be part of a step that XLA compiles, which allows no collectives.
 
     Args:
         synchronized: Whether replicas normalize with common statistics.
@@ -40,17 +40,17 @@ def follow(
     momentum: float,
     updates: Any = None,
 ) -> None:
-    """Lets a moving average take a value, in place.
+    """Updates a moving average with a value, in place.
 
     Args:
         moving: The average so far, a Keras variable of the feature shape.
         value: The new value, of the feature shape.
-        usable: Boolean, likewise: the features that have such a value. The
+        usable: Boolean, likewise: the features whose new value is usable. The
             others stay as they are.
         momentum: Weight of the OLD average, in `[0, 1]`, as in Keras
             (PyTorch's `momentum` is one minus this).
-        updates: For `cumulative`, how many values each feature has taken so
-            far, a Keras variable of the feature shape, which counts on;
+        updates: For `cumulative`, a Keras variable of the feature shape: how
+            many values each feature has taken so far, incremented here.
             `None` for `momentum * old + (1 - momentum) * value`.
     """
     old = keras.ops.stop_gradient(moving.value)
@@ -62,7 +62,7 @@ def follow(
         moving.assign(cumulative(old, value, updates=updates.value))
         updates.assign_add(keras.ops.cast(usable, updates.dtype))
     elif momentum < 0.5:
-        # From the one that weighs more, as the other may be much larger.
+        # Start from the value with more weight; the other may be much larger.
         moving.assign(value + (old - value) * momentum)
     else:
         step = (old - value) * (1.0 - momentum)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalization as functions: checks its arguments, picks the backend.
+"""Batch normalization as functions that check arguments and call the backend.
 
 Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1 with its gradients; the
-equations stand in `keras_bn.backend.algorithm1`.
+equations are in `keras_bn.backend.algorithm1`.
 """
 
 from collections.abc import Sequence
@@ -47,16 +47,17 @@ def batch_norm(
         axes: The axes that the statistics are taken over: `0` for dense
             features `[N, C]`, `(0, 1, 2)` for feature maps `[N, H, W, C]`.
         epsilon: Added to the variance; 0 or more.
-        mask: Boolean, broadcastable to `x`: the values that count in the
-            statistics. All are normalized.
+        mask: Boolean, broadcastable to `x`: the values that enter the
+            statistics. All values are normalized.
         synchronized: Whether the statistics are those of all replicas of a
             `tf.distribute` strategy.
         activation: Applied to the result as part of the same operation; one
             of `fused_activations()`.
         keeps: Which tensor the backward pass starts from, `"input"` or
-            `"output"`. With `"output"` the input is free once the result is
-            there (arXiv 1712.02616), the activation must have an inverse, and
-            a gamma within 1e-3 of 0 is taken as 1e-3 of its sign.
+            `"output"`. With `"output"` the input can be freed once the result
+            is computed (arXiv 1712.02616), the activation must have an
+            inverse, and a gamma within 1e-3 of 0 is replaced by 1e-3 with its
+            sign.
 
     Returns:
         `(y, batch_mean, batch_variance)`: `y` with the shape and dtype of
@@ -66,8 +67,8 @@ def batch_norm(
     Raises:
         ValueError: If `axes` is empty, repeated or out of range, `epsilon` is
             negative, `x` is not floating point or is ragged, `gamma` or `beta`
-            has another shape, `mask` does not broadcast to `x`, `activation`
-            is not one of those, or has no inverse where `keeps` is `"output"`.
+            has another shape, `mask` does not broadcast to `x`, or `activation`
+            is unknown, or has no inverse although `keeps` is `"output"`.
     """
     x = _floating(x)
     _require_feature_shape(x, axes, gamma=gamma, beta=beta)
@@ -101,9 +102,9 @@ def counted_batch_norm(
     """`batch_norm`, with the number of values behind each statistic.
 
     Returns:
-        `(y, batch_mean, batch_variance, count)`; the count is a number where
-        it is known beforehand, otherwise a scalar, or of the feature shape
-        where there is a mask. Where it is 0, mean and variance are 0.
+        `(y, batch_mean, batch_variance, count)`; the count is a Python number
+        if known in advance, otherwise a tensor: of the feature shape with a
+        mask, else a scalar. Where the count is 0, mean and variance are 0.
     """
     x = _floating(x)
     axes = canonical_axes(axes, len(x.shape), name="axes")
@@ -197,33 +198,34 @@ def scale_and_shift(
 
 
 def without_compiling() -> AbstractContextManager[None]:
-    """Batch normalization called within runs plain operations only.
+    """Within the context, batch normalization runs plain operations only.
 
-    For what runs a few times, as `fit` on batches that all differ in size, or
-    is exported with fixed sizes: XLA makes large tensors up to three times as
-    fast, but takes half a second and more for every shape.
+    Use it for code that sees each shape only a few times, such as `fit` on
+    batches that all differ in size, or that is exported with fixed sizes: XLA
+    is up to three times as fast on large tensors, but takes half a second or
+    more to compile each shape.
     """
     return compiling.without_compiling()
 
 
 def require_several_values(count: Tensor | int) -> None:
-    """Fails, where the graph can, if a feature has a single value.
+    """Fails if a feature has a single value, except under XLA.
 
     Args:
-        count: Number of values, as of `counted_batch_norm`.
+        count: Number of values, as `counted_batch_norm` returns it.
 
     Raises:
         tensorflow.errors.InvalidArgumentError: At once for a number, otherwise
-            when it runs, but not under XLA.
+            when the graph runs.
     """
     backend.require_several_values(count)
 
 
 def fused_activations(*, invertible: bool = False) -> tuple[str, ...]:
-    """Names of the activations that are computed with the normalization.
+    """Names of the activations that can be fused with the normalization.
 
     Args:
-        invertible: Only those that `keeps="output"` can take.
+        invertible: Whether to return only those that `keeps="output"` allows.
     """
     return tuple(
         name
@@ -233,7 +235,7 @@ def fused_activations(*, invertible: bool = False) -> tuple[str, ...]:
 
 
 def away_from_zero(gamma: Tensor) -> Tensor:
-    """The gamma that `keeps="output"` normalizes with, and its gradient."""
+    """Gamma for `keeps="output"`: at least 1e-3 in size, same gradient."""
     return backend.away_from_zero(gamma)
 
 
@@ -257,7 +259,7 @@ def canonical_axes(
     Args:
         axes: One axis or several, each in `[-rank, rank - 1]`.
         rank: Rank of the tensor they index.
-        name: What the caller's user calls them, for the message.
+        name: Name of the argument, for the error message.
 
     Returns:
         The same axes, ascending, in `[0, rank - 1]`.
@@ -342,7 +344,7 @@ def _require_broadcastable(x: Tensor, mask: Tensor | None) -> None:
 def _require_feature_shape(
     x: Tensor, axes: int | Sequence[int], **parameters: Tensor | None
 ) -> None:
-    """Raises `ValueError` for a parameter of another than the feature shape."""
+    """Raises `ValueError` unless all parameters have the feature shape."""
     axes = canonical_axes(axes, len(x.shape), name="axes")
     features = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     for name, parameter in parameters.items():

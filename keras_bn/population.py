@@ -2,16 +2,16 @@
 """Population statistics of a trained model: Algorithm 2 of the paper.
 
 Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 2: with the weights fixed,
-the network of training runs over many mini-batches, and the statistics that
+the training network runs over many mini-batches, and the statistics that
 inference uses are estimated from those of the batches, in one of the two ways
 that `keras_bn.statistics` describes.
 
-**What a deeper layer sees.** There is one pass over the data for all layers,
-so while it runs a layer that is estimated normalizes each batch with that
-batch's own statistics, as in training. Every other layer runs in inference
-mode: dropout is off, and BN layers that are not estimated use the statistics
-they have. A batch with a single value per feature cannot be normalized with
-its own; it is with the statistics that the layer has.
+**What a deeper layer sees.** One pass over the data serves all layers. During
+the pass, the layers being estimated normalize each batch with the batch's own
+statistics, as in training. Every other layer runs in inference mode: dropout is
+off, and BN layers that are not estimated use the statistics they have. A batch
+with a single value per feature cannot be normalized with its own statistics;
+the layer's present statistics are used instead.
 """
 
 import contextlib
@@ -51,10 +51,10 @@ def estimate_population_statistics(
     after the pass; if it fails, the model is as it was. See the module for
     what deeper layers see.
 
-    Ghost batches (`virtual_batch_size`) and renormalization are left aside:
-    batches are normalized whole, and what training with renormalization
-    corrects with stays. Cumulative averages then have as many batches
-    behind them as had a value of the feature, and go on from there.
+    Virtual batches (`virtual_batch_size`) and renormalization are ignored:
+    batches are normalized whole, and the statistics that renormalization
+    corrects with stay. Cumulative averages then count, for each feature, the
+    batches that had a value of it, and continue from there.
 
     Args:
         model: A built model of any kind.
@@ -78,10 +78,10 @@ def estimate_population_statistics(
     Raises:
         ValueError: If an argument is out of range; the model has no such
             layer or is not built; the data are empty; a layer is not called,
-            or in a loop, a condition or a `tf.function`; statistics are not
-            finite, also in the dtype of the layer, or rest on no batch, where
-            `"paper"` needs one with several values per feature; or it is called
-            within the scope of a strategy with several replicas.
+            or is called in a loop, a condition or a `tf.function`; statistics
+            are not finite in float64 or in the layer's dtype; no batch gives
+            statistics (`"paper"` needs several values per feature); or the
+            scope is that of a strategy with several replicas.
     """
     chosen = _chosen(model, layers)
     run = _Pass(model, chosen, arguments.one_of("pooling", pooling, POOLINGS))
@@ -91,20 +91,20 @@ def estimate_population_statistics(
 class PopulationStatistics(keras.callbacks.Callback):
     """Estimates population statistics before each validation.
 
-    What is validated is then the network of Algorithm 2, not one with moving
-    averages that lag behind. The estimated statistics stay: what a checkpoint
-    saves after the validation is what was validated. Training does not notice,
-    as it normalizes with the batch's own, and the moving averages go on from
-    better values.
+    Validation then measures the network of Algorithm 2, not one whose moving
+    averages lag behind. The estimated statistics stay, so a checkpoint saved
+    after the validation holds what was validated. Training is unaffected,
+    because it uses each batch's own statistics; the moving averages continue
+    from better values.
 
     Args:
-        dataset: As in `estimate_population_statistics`, and such that it can
-            be run through again and again.
+        dataset: As in `estimate_population_statistics`, but it must allow
+            repeated passes.
         steps: Batches to take before each validation; `None` takes all.
         pooling: `"paper"` or `"exact"`.
         layers: Names of the BN layers to estimate; `None` takes those that
-            train: the others were trained around the statistics they have.
-        batch_size: Examples of a batch where `dataset` holds arrays.
+            train: the network was trained around the frozen ones' statistics.
+        batch_size: Examples of a batch if `dataset` holds arrays.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class PopulationStatistics(keras.callbacks.Callback):
 
 
 class _Pass(keras.Model):
-    """A pass over data, which Keras compiles, feeds and shows progress of."""
+    """A pass over data; Keras compiles it, feeds it and shows its progress."""
 
     def __init__(
         self, network: keras.Model, layers: Sequence[Layer], pooling: str
@@ -165,7 +165,7 @@ class _Pass(keras.Model):
         batch_size: int | None,
         verbose: int | str,
     ) -> list[str]:
-        """Runs and sets the statistics; the names of layers that it set."""
+        """Runs the pass, sets the statistics; returns the layers' names."""
         arguments.optional_size("steps", steps)
         arguments.optional_size("batch_size", batch_size)
         parts = keras.tree.flatten(dataset)
@@ -196,7 +196,7 @@ class _Pass(keras.Model):
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
             if getattr(layer, "renorm", False):
-                # From which the next step of training derives the variance.
+                # The next training step derives the variance from it.
                 layer.moving_stddev.assign((variance + layer.epsilon) ** 0.5)
             if getattr(layer, "moving_average", None) == "cumulative":
                 layer.mean_updates.assign(batches)
@@ -262,7 +262,7 @@ def _checked(layer: Layer, pooled: Statistics) -> Statistics:
 def _listening(
     layers: Sequence[Layer], batches: list[tuple[Layer, Statistics]]
 ) -> Iterator[None]:
-    """While it lasts, these layers normalize with the batch's statistics."""
+    """Within, these layers use, and record, the batch's statistics."""
     graph = _graph_of(keras.ops.zeros([]))
 
     def listening(layer: Layer) -> Callable[..., Tensor]:
@@ -303,7 +303,7 @@ def _refuse(layer: Layer) -> NoReturn:
 def _normalize(
     layer: Layer, inputs: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Statistics]:
-    """What the layer makes of a batch in training, and its statistics."""
+    """The layer's output for a batch, as in training, and the statistics."""
     x = keras.ops.cast(inputs, "float64")
     features = ops.canonical_axes(layer.axis, len(x.shape), name="axis")
     axes = [axis for axis in range(len(x.shape)) if axis not in features]
@@ -334,9 +334,9 @@ def _double(variable: Tensor) -> Tensor:
 def _chosen(
     model: keras.Model, names: Sequence[str] | None, *, frozen: bool = True
 ) -> list[Layer]:
-    """The BN layers of these names, or all, in the order of the model.
+    """The built BN layers of these names, or all, in the order of the model.
 
-    One that is not built has never been called.
+    A layer that is not built has never been called.
     """
     structure.require_built(model)
     found = [

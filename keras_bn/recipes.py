@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every experiment as a frozen dataclass; children replace parents' fields.
+"""Every experiment as a frozen dataclass; variants replace some fields.
 
-A field's metadata carries its help text and what it allows, so the command
+A field's metadata carries its help text and allowed values, so the command
 line, the checks and the documentation read them from one place.
 
 Standard library only.
@@ -32,14 +32,14 @@ def _field(
     """A field of a recipe.
 
     Args:
-        default: Its value, of the type that all have.
+        default: The default value, whose type all values must have.
         description: For `--help`.
-        model: The only model to which it means something, if so.
-        hyperparameter: Whether it decides what is learnt; the others only how
-            fast, and what is recorded.
-        free: Whether a run that goes on may change it: it decides how long,
-            where and in what portions is computed, not what.
-        **rule: What it allows: `choices`, or bounds as of `_BOUNDS`.
+        model: The model that the field applies to, if it is only one.
+        hyperparameter: Whether the field affects what is learnt; other fields
+            affect only speed and what is recorded.
+        free: Whether a resumed run may change the field, because it affects
+            how long, where and in what portions to compute, but not what.
+        **rule: The allowed values: `choices`, or bounds named in `_BOUNDS`.
     """
     if model:
         description = f"of {model}: {description}"
@@ -187,15 +187,15 @@ class Recipe:
     )
     evaluate_every: int = _field(
         500,
-        "steps between two looks at the test examples",
+        "steps between two evaluations on the test examples",
         at_least=1,
         at_most=_MOST,
         hyperparameter=False,
     )
     population_statistics: int = _field(
         0,
-        "batches that give BN its statistics anew before each evaluation; 0 "
-        "keeps the moving averages",
+        "batches that BN's statistics are estimated from before each "
+        "evaluation; 0 keeps the moving averages",
         at_least=0,
         at_most=_MOST,
     )
@@ -229,7 +229,7 @@ class Recipe:
     )
     steps_per_execution: int = _field(
         1000,
-        "most steps that run before Python looks; never past a scheduled one",
+        "most steps that run in one call; never past a scheduled event",
         at_least=1,
         at_most=100_000,
         hyperparameter=False,
@@ -280,7 +280,7 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def of_another_model(self) -> dict[str, Any]:
-        """The fields that were changed and mean nothing to the model."""
+        """The changed fields that do not apply to the recipe's model."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -289,12 +289,12 @@ class Recipe:
         }
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The fields that decide what is learnt; first what tells apart."""
+        """The fields that affect what is learnt, the most telling first."""
         names = dict.fromkeys([*_TOLD_APART, *_flagged("hyperparameter")])
         return {name: getattr(self, name) for name in names}
 
     def conflicts(self, other: "Recipe") -> list[str]:
-        """The fields in which it may not go on as the other one."""
+        """The fields whose difference forbids resuming as the other recipe."""
         return [
             name
             for name in _flagged("free", value=False)
@@ -326,7 +326,7 @@ class Recipe:
         return cls(**values)
 
 
-#: TensorBoard shows the first five.
+#: The most telling fields, as many as TensorBoard shows.
 _TOLD_APART = ("recipe", "norm", "learning_rate", "dataset", "seed")
 
 
@@ -348,7 +348,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def _wrong_kind(value: Any, default: Any) -> str:
-    """What kind of value it should have been, or nothing if it is."""
+    """The kind of value required, in words; empty if `value` is of it."""
     kinds: dict[type, tuple[str, Any]] = {
         bool: ("true or false", bool),
         int: ("an integer", numbers.Integral),
@@ -363,7 +363,7 @@ def _wrong_kind(value: Any, default: Any) -> str:
 
 
 def _complaint(value: Any, rule: Mapping[str, Any]) -> str:
-    """What `value` should have been, or nothing if it is allowed."""
+    """The rule that `value` breaks, in words; empty if it is allowed."""
     if "choices" in rule:
         values = value if isinstance(value, tuple) else (value,)
         if any(v not in rule["choices"] for v in values):
@@ -384,23 +384,25 @@ def _shown(value: Any) -> str:
 
 
 # Fig. 1 of Ioffe & Szegedy 2015 (section 4.1): 3 x 100 sigmoid, batch 60,
-# 50,000 steps, with and without BN. The paper states neither optimizer nor
-# rate nor the Gaussian's width: plain gradient descent at 0.1 and 0.05 come
-# closest to its curves. Command: python train.py --recipe=fig1_bn
-# --dataset=mnist --data_dir=DIR; half a minute on two cores.
+# 50,000 steps, with and without BN. The paper gives neither the optimizer, its
+# rate, nor the Gaussian's standard deviation: plain gradient descent at rate
+# 0.1 and a standard deviation of 0.05 come closest to its curves. Command:
+# python train.py --recipe=fig1_bn --dataset=mnist --data_dir=DIR; half a minute
+# on two cores.
 # Expected on MNIST: test accuracy .95 at 4,000 steps, .97 at 10,000, .977 at
 # the end; the baseline has .5, .91, .966.
 FIG1_BN = Recipe(recipe="fig1_bn")
 FIG1_BASELINE = FIG1_BN.replace(recipe="fig1_baseline", norm="none")
 FIG1_KERAS = FIG1_BN.replace(recipe="fig1_keras", norm="keras")
 
-# Section 4.2: Inception with and without BN on ImageNet, batch 32. Stated are
-# the initial rates, "momentum", "exponential decay", and what the BN variants
-# change. Not stated, and taken from GoogLeNet (Szegedy et al. 2014), from which
-# this network comes: momentum .9, decay by 4% every 8 epochs (320,000 steps of
-# 32), dropout 40%. L2: the 4e-5 of TensorFlow's published Inception code, which
-# counts half of the square where Keras counts all of it. Expected on ImageNet:
-# steps to 72.2% of 31.0M, 13.3M, 2.1M and 2.7M for the first four.
+# Section 4.2: Inception with and without BN on ImageNet, batch 32. The paper
+# states the initial rates, "momentum", "exponential decay", and what the BN
+# variants change. The following is not stated but taken from GoogLeNet (Szegedy
+# et al. 2014), on which the network builds: momentum .9, decay by 4% every 8
+# epochs (320,000 steps of 32), dropout 40%. L2 is the 4e-5 of TensorFlow's
+# published Inception code, which penalizes half of the square where Keras
+# penalizes all of it. Expected on ImageNet: the first four recipes reach 72.2%
+# after 31.0M, 13.3M, 2.1M and 2.7M steps.
 INCEPTION = Recipe(
     recipe="inception",
     model="inception",
@@ -478,11 +480,11 @@ PAPER = (
 
 
 def _on_cifar10(recipe: Recipe) -> Recipe:
-    """The same experiment at a scale that two cores carry.
+    """The same experiment at a scale that two cores can run.
 
-    An eighth of the channels, 32 pixels, 3,000 steps (1.9 epochs), the decay
-    by 4% every third of the run, or, 6 times faster, every 18th. Rates and
-    all else are the paper's; fixed before any of them was run.
+    An eighth of the channels, 32 pixels, 3,000 steps (1.9 epochs), and a decay
+    of 4% every third of the run, or every 18th where the paper's is 6 times
+    faster. All else is the paper's. The scale was fixed before the first run.
     """
     faster = recipe.learning_rate_decay_steps < 100_000
     return recipe.replace(

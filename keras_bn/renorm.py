@@ -6,8 +6,8 @@ In training `x_hat = (x - mean_B) / std_B * r + d`, with
     r = stop_gradient(clip(std_B / std, rmin, rmax))
     d = stop_gradient(clip((mean_B - mean) / std, -dmax, dmax))
 
-so that, but for the clipping, training normalizes with the moving statistics
-as inference does, and the gradient still sees the batch's.
+so that, apart from clipping, training normalizes with the moving statistics as
+inference does, while the gradient still flows through the batch's statistics.
 """
 
 from collections.abc import Mapping

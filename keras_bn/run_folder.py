@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of one run: what lies where, and who may write into it.
+"""The folder of one run: its layout, and who may write into it.
 
 <logdir>/<run_name>/
     lock            held by the process that writes
-    recipe.json     resolved recipe, data, versions, device, when it started
-                    and when it was last gone on with
+    recipe.json     resolved recipe, data, versions, device, when the run
+                    started and when it was last resumed
     events.out.tfevents.*    event files of the run as a whole
     train/ validation/ analysis/    those of its parts
     checkpoints/    the newest states of the run
     result.json     final and best figures, steps, seconds
     figures/        images of a report on this run alone
-    replaced/       the run that this one replaces, until it has begun
+    replaced/       the run that this one replaces, until this one has begun
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from keras_bn.writing import TEMPORARY, write_json
 LOCK = "lock"
 _RECIPE = "recipe.json"
 _RESULT = "result.json"
-#: The run that is replaced: all of it, on its way there or back, given up.
+#: Folders of a replaced run: complete, being moved in or out, being deleted.
 _REPLACED = "replaced"
 _MOVING = "replaced.tmp"
 _DELETED = "replaced.deleted"
@@ -50,7 +50,7 @@ _OF_A_RUN = (
         for name in (_EVENTS, TEMPORARY + _EVENTS)
     ),
 )
-#: What these are of, at the top.
+#: The first parts of these patterns.
 _AT_THE_TOP = {pattern.partition("/")[0] for pattern in _OF_A_RUN}
 
 
@@ -76,13 +76,13 @@ class RunFolder:
         return self.path / _RECIPE
 
     def take_data(self, data: dict[str, Any]) -> None:
-        """Takes note of the data that the run is about to train on.
+        """Records the data that the run is about to train on.
 
         Args:
-            data: Facts, as of a data set's `identity`.
+            data: Facts, as returned by a data set's `identity`.
 
         Raises:
-            RunFolderError: If the run that lies there has trained on others.
+            RunFolderError: If the run in the folder has trained on other data.
         """
         there = self.read_data()
         different = [
@@ -103,7 +103,7 @@ class RunFolder:
         return data if isinstance(data, dict) else {}
 
     def write_recipe(self, recipe: Recipe, *, device: str) -> None:
-        """Writes `recipe.json`; of a run that goes on, over the earlier one."""
+        """Writes `recipe.json`; a resumed run replaces the earlier file."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         started = _read_json(self.recipe_file).get("started")
         write_json(
@@ -165,11 +165,11 @@ class RunFolder:
     def delete_replaced(self) -> None:
         """Deletes the run that this one replaces, if there is one.
 
-        To be called once this one has begun: until then, whatever happens
-        gives the other one back.
+        To be called once this run has begun: until then, the replaced run
+        comes back whatever happens.
         """
         if _is_recipe(self.path / _REPLACED / _RECIPE):
-            # At once, so that what a kill leaves of it is never brought back.
+            # Renamed first, so that what a kill leaves is never brought back.
             shutil.rmtree((self.path / _REPLACED).rename(self.path / _DELETED))
 
 
@@ -190,22 +190,22 @@ def open_run_folder(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Iterator[RunFolder]:
-    """Makes or takes up the folder of a run; never mixes two runs.
+    """Creates or reopens the folder of a run; never mixes two runs.
 
     Within the context, no other process may open it.
 
     Args:
         path: The folder.
         recipe: The recipe about to run.
-        resume: Go on with the run that lies there (or start, if none does).
-            Its recipe must not conflict with that one.
-        overwrite: Replace the run that lies there. It is put aside, and
-            comes back unless `delete_replaced` was called.
+        resume: Continue the run in the folder, or start one if there is none.
+            The two recipes must not conflict.
+        overwrite: Replace the run in the folder. That run is put aside, and
+            comes back unless `delete_replaced` is called.
 
     Raises:
         RunFolderError: If a run is there and neither option is given, the
-            recipes differ, another process is training in it, something
-            that is not of a run would be deleted, or the folder cannot be
+            recipes conflict, another process is training there, files that
+            do not belong to a run would be deleted, or the folder cannot be
             written.
         ValueError: If both options are given.
     """
@@ -234,16 +234,16 @@ def check_run_folder(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Raises what `open_run_folder` would for what lies there.
+    """Raises what `open_run_folder` would raise for the folder as it is.
 
-    To be called before work that would be lost. It makes nothing, and asks not
-    whether another process trains there.
+    To be called before work that an error would waste. It creates nothing, and
+    does not check whether another process is training there.
     """
     folder = RunFolder(Path(path))
     with _refused(folder):
         _check_is_run(folder)
         if any((folder.path / name).exists() for name in PUT_ASIDE):
-            return  # What lies there is given back first.
+            return  # The run put aside is brought back first.
         if not overwrite:
             _check_goes_on(folder, recipe, resume=resume)
         elif folder.path.exists():
@@ -252,7 +252,7 @@ def check_run_folder(
 
 @contextlib.contextmanager
 def _refused(folder: RunFolder) -> Iterator[None]:
-    """What the system refuses is a `RunFolderError`."""
+    """Turns an `OSError` into a `RunFolderError`."""
     try:
         yield
     except OSError as error:
@@ -279,7 +279,7 @@ def _locked(folder: RunFolder) -> Iterator[None]:
 
 
 def _check_is_run(folder: RunFolder) -> None:
-    """Refuses a folder of something else before anything is made in it."""
+    """Refuses a folder with other contents before anything is written."""
     places = ("", _REPLACED, _MOVING)
     if any(_is_recipe(folder.path / place / _RECIPE) for place in places):
         return
@@ -301,7 +301,7 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What is in a run's folder and not of a run: files, empty folders."""
+    """Files and empty folders in a run's folder that are not part of a run."""
     found = [
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -324,7 +324,7 @@ def _put_aside(folder: Path) -> None:
 
 
 def _check_nothing_else(folder: Path) -> None:
-    """Refuses to replace a run beside which others have put something."""
+    """Refuses to replace a run whose folder also holds other files."""
     others = _foreign(folder)
     if others:
         raise RunFolderError(
@@ -334,7 +334,7 @@ def _check_nothing_else(folder: Path) -> None:
 
 
 def _bring_back(folder: Path) -> None:
-    """Undoes `_put_aside`, and what of either was cut off by a kill."""
+    """Undoes `_put_aside`, even if a kill cut off that or an earlier undo."""
     _delete_if_there(folder / _DELETED)
     if _is_recipe(folder / _REPLACED / _RECIPE):
         _move_run(folder, folder / _DELETED)

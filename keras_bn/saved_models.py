@@ -26,12 +26,12 @@ def load(path: Path, *, compiled: bool = False) -> keras.Model:
         if path.exists() and not path.is_file():
             raise ExpectedError("it is no file")
         with path.open("rb") as file:
-            # Keras says "not found" of whatever is no archive.
+            # Keras says "not found" about any file that is no archive.
             if path.suffix == ".keras" and not zipfile.is_zipfile(file):
                 raise ExpectedError("it is no .keras archive, or damaged")
         if compiled:
-            # An unknown loss or metric raises anything; what is wrong with the
-            # model itself is said below.
+            # An unknown loss or metric may raise anything; an error in the
+            # model itself is raised again below.
             with contextlib.suppress(Exception):
                 return keras.models.load_model(path)
         return keras.models.load_model(path, compile=False)
@@ -39,7 +39,7 @@ def load(path: Path, *, compiled: bool = False) -> keras.Model:
 
 @contextlib.contextmanager
 def blaming(path: Path, what: str) -> Iterator[None]:
-    """Whatever goes wrong within is an `ExpectedError` that names the file."""
+    """Turns any error within into an `ExpectedError` that names the file."""
     try:
         yield
     except OSError as error:

@@ -8,15 +8,16 @@ Two ways to pool them, each in one pass over the batches:
       E[x]   = mean_B(mean_B)
       Var[x] = mean_B(m / (m - 1) variance_B)
 
-- `"exact"`: mean and biased variance (`1/n`) of all values that the pass
-  brought, as if they had been one batch (Wu & Johnson 2021, arXiv 2105.07576;
-  merged as in Chan, Golub & LeVeque 1979):
+- `"exact"`: mean and biased variance (`1/n`) of all values of the pass, as if
+  they were one batch (Wu & Johnson 2021, arXiv 2105.07576; merged as in Chan,
+  Golub & LeVeque 1979):
 
       E[x]   = sum_B m_B mean_B / n,    n = sum_B m_B
       Var[x] = sum_B m_B (variance_B + (mean_B - E[x])^2) / n
 
-Both are weighted means, `"paper"` with weight 1 for every batch, and differ in
-the spread of the batches' means, which `"exact"` adds. All of it is float64.
+Both are weighted means; `"paper"` gives every batch the weight 1. Only
+`"exact"` adds the spread of the batches' means to the variance. All of it is
+float64.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Statistics(NamedTuple):
 
 
 def of_batch(batch: Statistics, pooling: str) -> Statistics:
-    """What a batch brings into the pool.
+    """What a batch contributes to the pool.
 
     Args:
         batch: Its number of values, mean and biased variance.
@@ -56,7 +57,7 @@ def of_batch(batch: Statistics, pooling: str) -> Statistics:
     if pooling == "exact":
         return batch
     count, mean, variance = batch
-    # A single value has no variance to expect anything from.
+    # A single value says nothing about the variance.
     several = keras.ops.cast(count > 1, count.dtype)
     unbiased = moving_averages.unbiased(variance, count)
     return Statistics(several, mean, unbiased)
@@ -78,8 +79,8 @@ def of_values(
 ) -> Statistics:
     """Number, mean and biased variance of float64 values over some axes.
 
-    Plain sums: they need no gradient, compile faster than what training has,
-    and are as exact in float64.
+    By plain sums, which compile faster than those of training and are as exact
+    in float64; no gradient is needed.
     """
 
     def total(values: Tensor) -> Tensor:

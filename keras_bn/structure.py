@@ -2,8 +2,9 @@
 """What a model is made of: its BN layers at every depth.
 
 Keras offers no public way to list layers at every depth, or to run a functional
-graph through other layers without compiling the result; the private names that
-this needs stand here, in `keras_bn.copying` and in `keras_bn.folding.graph`.
+graph through other layers without compiling the result. The private names that
+this requires are used only here, in `keras_bn.copying` and in
+`keras_bn.folding.graph`.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ BATCH_NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)
 
 
 def require_built(model: Any) -> None:
-    """Raises `ValueError` unless it is a model whose weights are there."""
+    """Raises `ValueError` unless it is a Keras model with its weights built."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"model must be a keras.Model. Received: {model}")
     if not model.built:
@@ -44,7 +45,7 @@ def gamma(norm: Layer) -> Any:
 
 
 def activation(norm: Layer) -> Any:
-    """The activation inside a BN layer, which Keras' has none of, or `None`."""
+    """The activation inside a BN layer, or `None`; Keras' layer has none."""
     return getattr(norm, "activation", None)
 
 
@@ -62,7 +63,7 @@ def batch_normalizations(model: Layer) -> list[Layer]:
 
 @contextlib.contextmanager
 def patched(layer: Layer, name: str, value: Any) -> Iterator[None]:
-    """Within, an attribute of a layer has another value, untracked by Keras."""
+    """Sets an attribute of a layer within the context, untracked by Keras."""
     attributes = layer.__dict__
     had, before = name in attributes, attributes.get(name)
     attributes[name] = value
@@ -87,11 +88,11 @@ def require_fits(weight: Any, value: Any, layer: Layer) -> None:
 
 
 def has_graph(layer: Layer) -> bool:
-    """Whether it is a model that does what its graph of layers does."""
+    """Whether it is a model that computes exactly its graph of layers."""
     own = (Functional.call, keras.Sequential.call)
     return is_of_layers(layer) and type(layer).call in own
 
 
 def is_of_layers(layer: Layer) -> bool:
-    """Whether it is a functional or sequential model, or of such a class."""
+    """Whether it is a functional or sequential model, or of a subclass."""
     return isinstance(layer, Functional | keras.Sequential)

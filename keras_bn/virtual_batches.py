@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ghost batch normalization (Hoffer et al. 2017, arXiv 1705.08741).
 
-A batch is cut into virtual batches that are normalized each by itself: the
-index of the virtual batch becomes one more feature axis, in front.
+A batch is cut into virtual batches that are normalized separately: the index of
+the virtual batch becomes an additional feature axis, in front.
 """
 
 from typing import Any
@@ -15,8 +15,7 @@ Tensor = Any
 def split(x: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """Cuts the batch into virtual batches of `size`.
 
-    Examples that are missing in the last one are filled up with zeros, which
-    the mask leaves out.
+    The last virtual batch is padded with zeros, which the mask excludes.
 
     Args:
         x: `[N, ...]`.
@@ -36,7 +35,7 @@ def split(x: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
         [keras.ops.shape(x)[0], *[1] * (len(x.shape) - 1)], "bool"
     )
     if mask is not None:
-        # One mask may stand for all examples; padding tells them apart.
+        # A mask may have one row for all examples; padding needs one for each.
         counted = keras.ops.logical_and(counted, mask)
     return parts, _cut(counted, size)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import json
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: What names of files look like as long as these are not whole.
+#: How the names of incomplete files begin, as a pattern.
 TEMPORARY = "tmp.*."
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; at the end of the block that becomes `path`.
+    """A temporary path to write to, renamed to `path` after the block.
 
-    Of what a failing block has written nothing is left.
+    If the block fails, nothing that it has written is left.
     """
     # Not a name that anything else has.
     prefix = TEMPORARY.replace("*", str(os.getpid()))

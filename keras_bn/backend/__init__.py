@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only one Keras backend can do; here and nowhere else in the plugin.
+"""Code for one Keras backend, apart from input pipelines and error types.
 
-Keras decides the backend when it is imported. Only TensorFlow is implemented;
-with any other, importing this package raises one clear error.
+Keras chooses its backend when it is imported. Only TensorFlow is implemented;
+with any other backend, importing this package raises one clear error.
 """
 
 import keras

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations that are computed together with the normalization.
 
-Each with its pullback, which makes the cotangent `dz` of the pre-activation `z`
-from that of the output `y`, and with its inverse where it has one.
+Each comes with its pullback, which maps the cotangent `dy` of the output `y` to
+the cotangent `dz` of the pre-activation `z`, and with its inverse if any.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ class Activation:
     def inverted(self, y: Tensor, dtype: Any) -> Tensor:
         """`z` from `y`; for activations that have an inverse.
 
-        A `y` rounded to the infimum is taken as the next number above it, whose
-        `z` is finite, and where the derivative is next to nothing.
+        A `y` rounded to the infimum is replaced by the next number above it,
+        whose `z` is finite and whose derivative is close to 0.
 
         Args:
             y: The output, in the dtype that it was rounded to.
-            dtype: That of `z`.
+            dtype: The dtype of `z`.
         """
         if self.inverse is None:
             raise ValueError("the activation must have an inverse")
@@ -70,12 +70,12 @@ def _elu_pullback(dy: Tensor, z: Tensor) -> Tensor:
 
 
 def _below(z: Tensor) -> Tensor:
-    # Where z > 0 the other branch is taken; kept finite for its gradient.
+    # For z > 0 the other branch is taken; here the gradient stays finite.
     return tf.minimum(z, 0)
 
 
 def _expm1(z: Tensor) -> Tensor:
-    # For z <= 0; ONNX has no such operation, and TensorFlow's ELU has exp - 1.
+    # For z <= 0. ONNX has no expm1, and TensorFlow's ELU computes exp(z) - 1.
     t = tf.tanh(0.5 * z)
     return 2.0 * t / (1.0 - t)
 

@@ -35,8 +35,8 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 Center = tuple[Tensor, ...]
 Moments = tuple[Center, Tensor, Tensor]
 
-#: Values of a feature up to which a float32 mean, corrected once, is exact:
-#: both sums are off by 1024 roundings at most, 4e-9 of the mean together.
+#: Most values of a feature for which a float32 mean, corrected once, is exact:
+#: each sum is off by at most 1024 roundings, both together by 4e-9 of the mean.
 PLAIN_FEW = 1024
 
 
@@ -54,10 +54,10 @@ class Saved(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm1:
-    """The paper's Algorithm 1 and its gradient, with everything that is fixed.
+    """The paper's Algorithm 1 and its gradient, with all options fixed.
 
-    What is subtracted from `x` is kept as one tensor or two, its `center`, as
-    the mean itself may have more digits than its dtype can hold.
+    The mean is kept as a sum of one or two tensors, the `center`, because it
+    may have more digits than its dtype can hold.
 
     Attributes:
         axes: The axes that the statistics are taken over, ascending.
@@ -66,8 +66,8 @@ class Algorithm1:
         from_output: Whether the backward pass starts from the output, and not
             from the input.
         compiled: Whether the expressions are run by XLA.
-        blocks: Whether plain operations run them on a large tensor, where
-            each pass counts.
+        blocks: Whether plain operations run the expressions on a large
+            tensor, where each pass over it is costly.
     """
 
     axes: tuple[int, ...]
@@ -80,9 +80,9 @@ class Algorithm1:
     def moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
         """Center, biased variance and count of the values of this replica.
 
-        `size` is the number of values of a feature, were there no mask. It is
-        an argument, as XLA would turn a division by a constant into a product
-        and compute that anew for each value.
+        `size` is the number of values of a feature, ignoring the mask. It is
+        an argument because XLA would turn division by a constant into a
+        product and recompute that for each value.
         """
         few = reductions.unfolded(self.axes) if self.compiled else PLAIN_FEW
         are_few = reductions.are_few(x, self.axes, at_most=few)
@@ -91,11 +91,11 @@ class Algorithm1:
         return self._moments_of_many(x, size, mask)
 
     def _moments_of_few(self, x: Tensor, size: Tensor) -> Moments:
-        """In the fewest operations, which is what counts for small tensors.
+        """Moments in the fewest operations, which count for small tensors.
 
-        And in the simplest ones, which XLA compiles best if it may.
+        The operations are also the simplest, which XLA compiles best.
 
-        The mean is taken twice: the second time of what the first has left.
+        The mean is taken twice, the second time over the remainders.
         """
         shift = tf.reduce_mean(tf.cast(x, statistics_dtype(x)), self.axes)
         shift = xla.rounded(shift)
@@ -105,16 +105,18 @@ class Algorithm1:
         return center, tf.reduce_mean(square, self.axes), size
 
     def _moments_of_many(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
-        """In the precision of `x`, exact where |mean| is large.
+        """Moments as precise as `x`, even where |mean| is large.
 
-        A float32 sum is off by its rounding, which grows with |mean| times the
-        number of values. So something close to the mean, `shift`, is taken off
-        first; the mean of what remains, `rest`, is small and accurate. Then
-        mean = `shift + rest`, and, where each pass counts, var = mean of
-        (x - shift)^2 - rest^2 loses the digits of rest^2 / var. That is below
-        1 unless the sample that `shift` is the mean of is unlike all other
-        values. Elsewhere var takes a pass of its own, around the mean: sums of
-        plain operations are less exact, and would lose more.
+        The rounding error of a float32 sum grows with |mean| times the number
+        of values. So `shift`, a value close to the mean, is subtracted first;
+        the mean of the remainders, `rest`, is small and accurate. Then
+        mean = `shift + rest`.
+
+        Under XLA or in blocks, var = mean of (x - shift)^2 - rest^2, in the
+        same pass, which loses the digits of rest^2 / var. That ratio is below
+        1 unless the sample whose mean is `shift` is unlike all other values.
+        Otherwise var takes a second pass, around the mean: plain sums are less
+        exact, and would lose more.
         """
         dtype = statistics_dtype(x)
         if mask is None:
@@ -230,18 +232,18 @@ class Algorithm1:
     #        - ((gamma s^2 dgamma - 2 dvariance) / m) c_i
     #        - (gamma s dbeta - dmean) / m
     #
-    # A value that a mask leaves out is normalized too but has no part in mean
+    # A value that the mask excludes is normalized too but does not enter mean
     # and var: its dx_i is (gamma s) dz_i alone, and the sums over dz still run
-    # over all values. With several replicas the
-    # sums, dmean and dvariance are those of all replicas, but each returns its
-    # own share of dgamma and dbeta, which the optimizer adds up.
+    # over all values. With several replicas the sums, dmean and dvariance are
+    # those of all replicas, but each replica returns its own share of dgamma
+    # and dbeta, which the optimizer adds up.
     #
     # An activation that can be inverted lets the output take the place of the
     # input: z_i = activation^-1(y_i) and c_i = (z_i - beta) / (gamma s)
     # (Rota Bulo et al. 2018, arXiv 1712.02616).
     #
-    # Everything below is plain TensorFlow and nothing is cut off, so
-    # TensorFlow differentiates it again for second order.
+    # Everything below is plain TensorFlow without stopped gradients, so that
+    # TensorFlow can differentiate it again for second order.
     def parameter_gradients(
         self, dy: Tensor, saved: Saved
     ) -> tuple[Tensor, Tensor]:
@@ -255,7 +257,7 @@ class Algorithm1:
         dbeta, total = self._sums(terms, [dy, saved.values])
         total = _less(total, dbeta, self._left_over_of(saved))
         inv_std = self._inverse_std(saved.variance)
-        if not self.epsilon:  # Nothing, of an empty batch, times infinity.
+        if not self.epsilon:  # An empty batch gives 0 times infinity.
             return tf.math.multiply_no_nan(inv_std, total), dbeta
         return inv_std * total, dbeta
 
@@ -309,8 +311,8 @@ class Algorithm1:
         dx = self.input_gradient(dy, saved, dgamma, dbeta, dmean, dvariance)
         return dx, dgamma, dbeta
 
-    # Where mean and variance are given, as at inference, only the first term
-    # of dx is left, and they have the gradients of the chain above.
+    # If mean and variance are given, as at inference, only the first term of
+    # dx remains, and their own gradients are those of the chain above.
     def input_gradient_of_constants(self, dy: Tensor, saved: Saved) -> Tensor:
         """`dx` where mean and variance do not depend on `x`."""
         slope = saved.gamma * self._inverse_std(saved.variance)
@@ -320,7 +322,7 @@ class Algorithm1:
     def constants_gradient(
         self, saved: Saved, dgamma: Tensor, dbeta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`dmean` and `dvariance`, likewise."""
+        """`dmean` and `dvariance` where they do not depend on `x`."""
         inv_std = self._inverse_std(saved.variance)
         dmean = -saved.gamma * inv_std * dbeta
         dvariance = -0.5 * saved.gamma * tf.square(inv_std) * dgamma
@@ -342,14 +344,14 @@ class Algorithm1:
         return self._activation.pullback(tf.cast(dy, dtype), z), centered
 
     def _centered(self, x: Tensor, center: Center) -> Tensor:
-        """`x - mean`, but for what is left to the coefficients."""
+        """`x` minus the parts of its mean not left to the coefficients."""
         centered = tf.cast(x, statistics_dtype(x))
         for part in center[: len(center) - len(self._left_over(center))]:
             centered -= self._expand(part)
         return centered
 
     def _left_over(self, center: Center) -> Center:
-        """What of a center is left to coefficients, which saves a pass."""
+        """The parts of a center left to coefficients, which saves a pass."""
         return center[1:] if self.blocks else ()
 
     def _left_over_of(self, saved: Saved) -> Center:
@@ -364,7 +366,7 @@ class Algorithm1:
         return product + self._expand(shift)
 
     def _inverse_std(self, variance: Tensor) -> Tensor:
-        # tf.constant, as a cast would send epsilon through float32.
+        # tf.constant: a cast would round epsilon to float32.
         return tf.math.rsqrt(
             variance + tf.constant(self.epsilon, variance.dtype)
         )
@@ -383,13 +385,13 @@ def statistics_dtype(x: Tensor) -> Any:
 
 
 def as_center(mean: Tensor, dtype: Any) -> Center:
-    """A float64 mean as a center of that dtype."""
+    """Splits a float64 mean into a center of the given dtype."""
     shift = tf.cast(mean, dtype)
     return shift, tf.cast(mean - tf.cast(shift, mean.dtype), dtype)
 
 
 def rounded_mean(center: Center, dtype: Any) -> Tensor:
-    """The mean itself, as exact as one number of the dtype can be."""
+    """The mean as one number, as exact as the dtype allows."""
     first, *others = (tf.cast(part, dtype) for part in center)
     return sum(others, first)
 
@@ -411,10 +413,10 @@ def expand(feature: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _without_bad_padding(saved: Saved) -> Saved:
-    """Values that a mask leaves out and that are not finite as 0.
+    """Replaces non-finite values that the mask excludes by 0.
 
-    Their cotangents are 0, unless the loss itself is not finite, but 0 times
-    NaN is not.
+    Their cotangents are 0 unless the loss itself is not finite, but 0 times
+    NaN is NaN.
     """
     if saved.mask is None:
         return saved
@@ -423,5 +425,5 @@ def _without_bad_padding(saved: Saved) -> Saved:
 
 
 def _where(mask: Any, x: Tensor) -> Tensor:
-    """`x` with 0 where the mask leaves values out, whatever they are."""
+    """`x` with 0 for every value that the mask excludes, even NaN."""
     return x if mask is None else tf.where(mask, x, tf.zeros([], x.dtype))

@@ -3,10 +3,10 @@
 
     ckpt-<step>.index, ckpt-<step>.data-00000-of-00001
 
-TensorFlow writes to temporary names, renames, the index last, and checks a CRC
-of every tensor when it reads. A checkpoint that is found damaged costs the
-steps since the one before it, not the run. Which there are is read from their
-names, so there is no list of them that could be damaged.
+TensorFlow writes under temporary names, renames the files, the index last, and
+checks a CRC of every tensor when reading. A damaged checkpoint costs the steps
+since the previous one, not the run. Checkpoints are found by their file names,
+so there is no list of them that could be damaged.
 """
 
 import json
@@ -49,7 +49,7 @@ class Checkpoints:
     """Saves and restores a model, its optimizer, and a dictionary.
 
     Args:
-        folder: Where the checkpoints lie; made when the first is saved.
+        folder: Folder of the checkpoints; created when the first is saved.
         model: A compiled model whose optimizer is built.
         state: JSON-able dictionary, saved as it is at that moment and changed
             in place by `restore`.
@@ -78,12 +78,12 @@ class Checkpoints:
         """Writes the state after `step` steps, unless it is there already.
 
         Args:
-            step: Of the state.
-            again: Whether to write it all the same.
+            step: Number of steps done.
+            again: Whether to write the state even if it is there.
 
         Raises:
-            CheckpointError: If the disk does not take it; the checkpoints
-                before it stay.
+            CheckpointError: If the state cannot be written; earlier
+                checkpoints stay.
         """
         if self._current == step and not again:
             return
@@ -109,13 +109,15 @@ class Checkpoints:
         return self._restore(self._steps())
 
     def fall_back(self) -> int:
-        """Restores the one before the newest, and deletes the newest.
+        """Restores the checkpoint before the newest and deletes the newest.
 
         Returns:
-            Its step; that of the newest, not restored, if it is the only one.
+            The step restored; if the newest is the only one, its step,
+            without restoring it.
 
         Raises:
-            CheckpointError: If it cannot be read, or the other not deleted.
+            CheckpointError: If no earlier checkpoint can be read, or the
+                newest cannot be deleted.
         """
         *earlier, newest = self._steps()
         if not earlier:
@@ -139,9 +141,9 @@ class Checkpoints:
         return sorted(int(step) for step in steps if step.isdecimal())
 
     def _rotate(self, step: int) -> None:
-        """Deletes all but the newest `KEPT` up to a step.
+        """Deletes all checkpoints except the newest `KEPT` up to a step.
 
-        Later ones are of a way that was given up.
+        Later ones belong to an abandoned course of the run.
         """
         steps = self._steps()
         kept = [each for each in steps if each <= step][-KEPT:]

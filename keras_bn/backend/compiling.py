@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs the expressions: XLA, plain operations, or one kernel.
+"""Decides what runs the expressions: XLA, plain operations, or one kernel.
 
-By the size of a tensor, how much of its shape is known, and what it comes from.
+The choice depends on the size of the tensor, on how much of its shape is known,
+and on the operation that made it.
 """
 
 import collections
@@ -22,18 +23,18 @@ from keras_bn.backend.algorithm1 import PLAIN_FEW, Algorithm1
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
-#: Values from which a tensor is worth an expression compiled by XLA, whose
-#: start costs as much as a dozen kernels. A feature with few values, whose
-#: sums the kernels are fast for, needs four times as many; a pass without sums
-#: eight times. An unknown size counts as 64.
+#: Least number of values for which compiling pays: starting a compiled
+#: expression costs as much as a dozen kernels. Four times as many are needed if
+#: features have few values, which kernels sum fast, and eight times as many
+#: without sums. An unknown size counts as 64.
 _WORTH_COMPILING = 2**15
 _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
-#: Values of images that TensorFlow's own kernel normalizes the fastest, where
-#: statistics are given. Of fewer its start takes too long; of more, XLA is as
-#: fast, and joins an activation of any kind.
+#: Numbers of values for which TensorFlow's own kernel normalizes images fastest
+#: with given statistics. With fewer its start takes too long; with more, XLA is
+#: as fast and fuses any activation.
 _WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
-#: Shapes of a kind for which XLA compiles outside graphs: batches, last batches
-#: and those of a validation, of some layers.
+#: Most shapes of a kind that XLA compiles outside graphs: full, last and
+#: validation batches of a few layers.
 _MOST_SHAPES = 8
 _SHAPES: dict[Any, set[Any]] = collections.defaultdict(set)
 _COMPILING = contextvars.ContextVar("compiling", default=True)
@@ -55,15 +56,15 @@ class Run(NamedTuple):
 def run(algorithm: Algorithm1) -> Run:
     """How to run an algorithm.
 
-    Kept, so that layers of one shape share what XLA compiled.
+    Cached, so that layers of one shape share what XLA compiled.
     """
     return Run(*[_found(algorithm, name) for name in Run._fields])
 
 
 def _found(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
-    """An expression as it is, or over few axes, or compiled by XLA."""
+    """An expression, over grouped axes and compiled if that is worthwhile."""
     expression = getattr(algorithm, name)
-    # What has no sums LiteRT folds into a convolution only as it is.
+    # LiteRT folds `normalize` into a convolution only without reshapes.
     if name != "normalize" and (algorithm.compiled or algorithm.blocks):
         expression = _grouping(algorithm, name)
     if not algorithm.compiled:
@@ -91,12 +92,12 @@ def _traced_once(expression: Callable[..., Any]) -> Callable[..., Any]:
 def _clustered(
     expression: Callable[..., Any], compiled: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """For batches of any size, operations that XLA may compile or leave.
+    """For an unknown batch size, plain operations that XLA may compile.
 
-    So they come in graphs that are exported, to servers without XLA and to
-    formats that have no such function. Where ever new sizes come, TensorFlow
-    gives up compiling them. Where all sizes are known a function is faster,
-    and layers alike share it.
+    Exported graphs then hold plain operations, for servers without XLA and
+    formats without compiled functions. If new sizes keep coming, TensorFlow
+    gives up compiling them. If the batch size is known, a compiled function is
+    faster, and layers of one shape share it.
     """
 
     def normalize(x: Tensor, *arguments: Any) -> Any:
@@ -125,7 +126,7 @@ def _grouping(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
 
 
 class _Shapes:
-    """Makes one axis of neighbouring axes of one kind, and takes it back.
+    """Merges neighbouring axes of one kind into one, and splits them again.
 
     Args:
         x: A tensor of the shape of the input.
@@ -155,7 +156,7 @@ class _Shapes:
         }
 
     def group(self, tensor: Any) -> Any:
-        """To as few axes as will do; scalars and `None` as they are."""
+        """Merges axes; scalars and `None` stay as they are."""
         return self._reshaped(tensor, self._grouped)
 
     def ungroup(self, tensor: Any) -> Any:
@@ -170,10 +171,10 @@ class _Shapes:
 
 @contextlib.contextmanager
 def without_compiling() -> Iterator[None]:
-    """Batch normalization called within runs plain operations only.
+    """Within the context, batch normalization runs plain operations only.
 
-    Of large tensors they take up to three times as long, but XLA takes half a
-    second and more for every shape: for what runs a few times.
+    They take up to three times as long on large tensors, but XLA takes half a
+    second or more to compile each shape. See `keras_bn.ops`.
     """
     token = _COMPILING.set(False)
     try:
@@ -185,11 +186,11 @@ def without_compiling() -> Iterator[None]:
 def worth_compiling(
     x: Tensor, axes: Sequence[int], *, sums: bool = True
 ) -> bool:
-    """Whether XLA is to compile what is done to `x`.
+    """Whether XLA should compile the expressions for `x`.
 
-    It does so for every shape anew, in half a second and more. Of a batch there
-    are few sizes; others that are unknown may take any value. Outside graphs
-    all are known, and those that come first are the few.
+    XLA compiles every new shape, in half a second or more. A batch has few
+    sizes, but other unknown sizes may take any value. Outside graphs all sizes
+    are known, and only the first few shapes are compiled.
     """
     few_shapes = None not in x.shape[1:] or xla.compiles()
     if not _COMPILING.get() or not few_shapes or _have_tangents([x]):
@@ -217,16 +218,16 @@ def _is_one_of_few(x: Tensor, axes: Sequence[int]) -> bool:
 
 
 def _have_tangents(tensors: Sequence[Tensor]) -> bool:
-    """Whether forward mode differentiates by one, or by what it comes from.
+    """Whether forward mode differentiates with respect to one or its sources.
 
-    TensorFlow takes the tangent that crossed a compiled function for constant
-    in a backward pass over it. There is no public way to ask.
+    In a backward pass over forward mode, TensorFlow treats a tangent that
+    crossed a compiled function as constant. There is no public way to ask.
     """
     return any(forwardprop_util.pack_tangents(tensors).indices)
 
 
 def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `x` is large where XLA does not compile what is done to it."""
+    """Whether `x` is large and XLA does not compile its expressions."""
     features = [n for a, n in enumerate(x.shape) if a not in axes]
     few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
     if None in features or few or worth_compiling(x, axes):
@@ -237,16 +238,17 @@ def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
 def images_for_one_kernel(
     x: Tensor, axes: Sequence[int]
 ) -> tuple[Tensor | None, list[int]]:
-    """What TensorFlow's own kernel is to normalize, with given statistics.
+    """What TensorFlow's own kernel should normalize, with given statistics.
 
-    On a CPU it is as exact but under XLA. After a convolution it costs next to
-    nothing: TensorFlow's graph optimizer makes one kernel of both, and of a
-    ReLU. That of a GPU loses the digits of a large mean.
+    On a CPU the kernel is as exact as ours, except under XLA. After a
+    convolution it costs next to nothing: TensorFlow's graph optimizer fuses
+    both, and a ReLU, into one kernel. The GPU's kernel loses digits where the
+    mean is large.
 
     Returns:
-        Images `[N, H, W, C]`, and the axes that are to be squeezed out of
-        them: `x`, or what a convolution of sequences makes it of. `None` where
-        the kernel is not worth it.
+        Images `[N, H, W, C]`, and the axes to squeeze out of the result. The
+        images are `x`, or the Conv2D output that a convolution of sequences
+        squeezes to `x`; `None` if the kernel is not worthwhile.
     """
     images, squeezed = x, []
     if not tf.is_symbolic_tensor(x) or xla.compiles():
@@ -255,7 +257,7 @@ def images_for_one_kernel(
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")
-        # None are named where all are meant; and the features have to stay.
+        # No names mean all axes; and the feature axis has to stay.
         if squeezed and not {-1, 3} & set(squeezed):
             images = x.op.inputs[0]
     channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))

@@ -14,7 +14,7 @@ BATCH = "the batch itself"
 def first_bad_layer(
     model: keras.Model, x: Tensor, *, training: bool = True
 ) -> str:
-    """What first is not finite on the way of a batch through a model.
+    """The first thing that is not finite as a batch runs through a model.
 
     Args:
         model: The model.
@@ -22,7 +22,7 @@ def first_bad_layer(
         training: Whether the model runs in training mode.
 
     Returns:
-        `BATCH`, or words that name a layer, or the loss.
+        `BATCH`, or a phrase that names a layer or the loss.
     """
     if not _finite(x):
         return BATCH

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of training and evaluation, on one device or on many.
 
-There is one step, whatever runs it: the gradient of the mean loss over the
-whole batch, however the batch is shared out, and Keras' optimizer. On one
-device, data that fit into memory stay on the device and many steps are one
-compiled loop. Everything else comes through tf.data and goes through
-tf.distribute, a step at a time.
+A step is the same whatever runs it: the gradient of the mean loss over the
+whole batch, however the batch is divided, and Keras' optimizer. On one device,
+data that fit into memory stay on the device and many steps are one compiled
+loop. All other data come from tf.data and pass through tf.distribute, one step
+at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,15 +30,15 @@ class Steps(Protocol):
     """Steps of one model on one data set."""
 
     def train(self, step: int, count: int) -> NDArray[np.float32]:
-        """The steps `step + 1 .. step + count`, or as many as can be made.
+        """Trains steps `step + 1 .. step + count`, or fewer if it must stop.
 
         Returns:
             `[count, 2]`: loss and accuracy of each step's batch, before the
             step.
 
         Raises:
-            InputError: If the batch of the first one cannot be read; in one of
-                several processes, of any of them.
+            InputError: If the batch of the first step cannot be read; with
+                several processes, if that of any step cannot.
         """
         ...
 
@@ -47,16 +47,16 @@ class Steps(Protocol):
         ...
 
     def batch(self, step: int) -> Tensor:
-        """This process' inputs of the step after `step` steps."""
+        """The inputs of the whole batch that follows `step` steps."""
         ...
 
 
 class ResidentSteps:
-    """Data stay on the one device; a call is one compiled loop.
+    """Steps with data on the one device; each call is one compiled loop.
 
-    The loop's trip count is known only when it runs: however a run is cut into
-    calls, the same program does the same arithmetic, so the weights do not
-    depend on the cuts.
+    The loop's trip count is an argument: however a run is divided into calls,
+    the same program does the same arithmetic, so the weights do not depend on
+    the division.
 
     Args:
         model: A compiled and built model.
@@ -137,16 +137,16 @@ class ResidentSteps:
 
 
 class StreamedSteps:
-    """Batches come through tf.data, each replica its own part of them.
+    """Steps with batches from tf.data; each replica gets its own part.
 
     Args:
         model: A compiled and built model, made within the strategy's scope.
         train_part: `train_part(step, part)`: batches from that step on, of
             which `part = (i, n)` asks for the i-th of n shares.
         test_part: `test_part(part)`: the test batches, likewise; every part
-            has as many.
+            has the same number.
         strategy: Where to train.
-        jit_compile: Whether XLA compiles a step; where one device is alone.
+        jit_compile: Whether XLA compiles a step; for a single device only.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class StreamedSteps:
             try:
                 batch = next(self._batches)
             except InputError:
-                self._batches = None  # To be tried again, and raised then.
+                self._batches = None  # The next call retries, and raises.
                 if metrics and alone:
                     break
                 raise
@@ -245,14 +245,14 @@ def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
     """One step on a replica's share of a batch.
 
     The loss is the mean over the examples of all replicas plus the model's
-    penalties. What it reports is the same on every replica.
+    penalties. The reported metrics are the same on every replica.
 
     Args:
-        model: A model of logits `[N, classes]`, or of these and those of
-            auxiliary heads; with an optimizer.
+        model: A model with an optimizer, whose outputs are logits
+            `[N, classes]` and then those of auxiliary heads, if any.
     """
-    # The optimizer makes its variables on first use, which may not happen
-    # inside a compiled loop; momentum where the weights are.
+    # The optimizer would create its variables on first use, which must not be
+    # inside a compiled loop. The scope places momentum like the weights.
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)
     weights = model.trainable_variables
@@ -271,7 +271,7 @@ def make_train_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def make_test_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
-    """Sums of loss and accuracy, and the number, of a batch's examples."""
+    """A step that gives a batch's total loss, correct predictions and size."""
 
     def test_step(x: Tensor, y: Tensor) -> Tensor:
         sums = _sums(model, x, y, training=False)
@@ -283,10 +283,9 @@ def make_test_step(model: keras.Model) -> Callable[[Tensor, Tensor], Tensor]:
 def _sums(
     model: keras.Model, x: Tensor, y: Tensor, *, training: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a batch: the loss, how many are classified right, how many there are.
+    """A batch's total loss, number of correct predictions, and size.
 
-    The loss is that of all examples together, with the model's penalties as
-    often.
+    The loss is summed over the examples; each adds the model's penalties once.
     """
     logits, *auxiliary = tf.nest.flatten(model(x, training=training))
     losses = _cross_entropy(y, logits)
@@ -296,7 +295,7 @@ def _sums(
     right = tf.equal(tf.argmax(logits, -1, output_type=y.dtype), y)
     correct = tf.reduce_sum(tf.cast(right, losses.dtype))
     size = tf.cast(tf.shape(y)[0], losses.dtype)
-    # The layers' losses are those of this call.
+    # `model.losses` holds the penalties of the call above.
     penalty = tf.cast(sum(model.losses, 0.0), losses.dtype)
     return tf.reduce_sum(losses) + size * penalty, correct, size
 

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums per feature, in a form that XLA compiles into one fast loop.
 
-XLA's own reduction over leading axes is not vectorized on CPU where anything
-is fused into it, but a sum of slices is: sixteen slices are added element by
-element, twice, and what is left is one part in 256. Sums of sums also keep
-their rounding error small. Two sums ride in one complex number, so that the
+On a CPU, XLA's own reduction over leading axes is not vectorized if anything is
+fused into it, but a sum of slices is: sixteen slices are added element by
+element, twice, which leaves one part in 256. Sums of sums also keep the
+rounding error small. Two sums are packed into one complex number, so that the
 tensor is read once. (XLA copies a producer into at most fifteen consumers, so
-sixteen slices keep it from computing the first stage anew in the second.)
+sixteen slices keep it from recomputing the first stage in the second.)
 
-Up to 256 values of a feature there is nothing left to fold after one stage.
-Down to 128 it is still worth to add up four slices, of rows; below, XLA's own
-reduction is the better one.
+With up to 256 values per feature, nothing is left to fold after one stage. Down
+to 128, adding four slices of rows still pays; below that, XLA's own reduction
+is better.
 
-TensorFlow's plain reductions are as exact, and faster, in steps: over blocks of
-64 rows, over blocks of what that leaves, and over the rest.
+TensorFlow's plain reductions are as exact, and faster, if taken in steps: over
+blocks of 64 rows, over blocks of the results, and over the rest.
 """
 
 import itertools
@@ -30,21 +30,21 @@ Pair = tuple[Tensor, Tensor]
 _SLICES = 16
 #: Values of a feature that count as few: they are folded once, or not at all.
 FEW = _SLICES**2
-#: Values up to which nothing is folded, and slices of those between.
+#: Values up to which nothing is folded, and slices from there to `FEW`.
 _UNFOLDED, _SLICES_OF_FEW = 128, 4
-#: A sample takes a place each such part of an axis, about a seventeenth, so
-#: that images in a row are met at other pixels each time. A sixteenth may be a
-#: whole number of images, and the sample nothing but corners.
+#: Step of a sample as a fraction of an axis, 5/83: about a seventeenth, so that
+#: successive images are sampled at different pixels. A sixteenth may be a whole
+#: number of images, which would make the sample nothing but corners.
 _STEP = (5, 83)
 #: Rows that plain operations add up at once.
 _BLOCK = 64
 
 
 def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
-    """Whether a feature has 1 to `at_most` values, as far as is known.
+    """Whether a feature is known to have 1 to `at_most` values.
 
-    Not decided when the graph runs, though XLA then knows: it cannot compile
-    the gradient of a branch whose two sides keep different tensors for it.
+    Not decided when the graph runs, though XLA then knows the sizes: it cannot
+    compile the gradient of a conditional whose branches save different tensors.
     """
     sizes = [x.shape[axis] for axis in axes]
     return None not in sizes and 0 < math.prod(sizes) <= at_most
@@ -55,11 +55,11 @@ def folded(
     tensors: Sequence[Tensor],
     axes: tuple[int, ...],
 ) -> Pair:
-    """Sums of the two tensors that a function gives.
+    """Sums of the two tensors that a function returns.
 
     Args:
-        function: Tensors of one shape in, two tensors of that shape out,
-            float32 or float64, element by element.
+        function: Element-wise: takes tensors of one shape, returns two of
+            that shape, float32 or float64.
         tensors: Its arguments.
         axes: The axes to sum over, ascending, no two of them neighbours.
 
@@ -135,7 +135,7 @@ def _cut(x: Tensor) -> Pair:
 
 
 def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
-    """Mean over some seventeen places along each of the axes, or all of few.
+    """Mean of a sample: 17 to 33 places of each axis, or all below 83.
 
     Args:
         x: Any floating dtype.
@@ -155,8 +155,8 @@ def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     values = sizes[axes[0]] if one else tf.reduce_prod(tf.gather(sizes, axes))
     total = tf.reduce_sum(sample, axes)
     mean = tf.math.divide_no_nan(total, tf.cast(values, dtype))
-    # Slices with a step of unknown size leave even the rank open. (Forward mode
-    # in a graph knows nothing of `tf.ensure_shape`.)
+    # Slicing with an unknown step loses even the rank. (Forward mode in a graph
+    # does not support `tf.ensure_shape`.)
     mean.set_shape([x.shape[a] for a in range(len(x.shape)) if a not in axes])
     return mean
 
@@ -168,7 +168,7 @@ def _fold(
     *,
     slices: int,
 ) -> Pair:
-    """Adds the slices of an axis; and what does not fill them."""
+    """The sum of the slices of an axis, and the part that is left over."""
     size = tf.shape(tensors[0])[axis]
     sizes = [size // slices] * slices + [size % slices]
     parts = [tf.split(t, sizes, axis, num=slices + 1) for t in tensors]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over the replicas of a tf.distribute strategy, taken within one."""
+"""Sums over a tf.distribute strategy's replicas, called within a replica."""
 
 from typing import Any
 
@@ -33,11 +33,11 @@ def totals(*tensors: Tensor) -> list[Tensor]:
 
 
 def mean_where(usable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over the replicas that have a value, and where one has.
+    """The mean over the replicas that have a value, and where any has one.
 
     Args:
-        usable: Boolean: where this replica has one.
-        value: Its values, of the same shape.
+        usable: Boolean: where this replica has a value.
+        value: This replica's values, of the same shape.
     """
     if not are_several():
         return value, usable

@@ -17,13 +17,13 @@ Strategy = Any  # tf.distribute.Strategy is untyped for mypy.
 
 @functools.cache
 def make(name: str, replicas: int, /) -> Strategy:
-    """The strategy of that name; one and the same for a whole process.
+    """The strategy of that name; one object per process and arguments.
 
-    Must come before anything else of TensorFlow where `replicas` splits the
-    CPU, or `name` is `"multiworker"`.
+    Must be called before any other use of TensorFlow if `replicas` splits the
+    CPU or `name` is `"multiworker"`.
 
     Args:
-        name: `"one_device"`, `"mirrored"` (all GPUs of this machine; of a
+        name: `"one_device"`, `"mirrored"` (all GPUs of this machine; with a
             single device the same as `"one_device"`) or
             `"multiworker"` (all machines that `TF_CONFIG` names).
         replicas: How many devices of this machine to use; 0 for all. Without
@@ -49,7 +49,7 @@ def make(name: str, replicas: int, /) -> Strategy:
             f"Received: replicas={replicas}"
         )
     devices = devices[: replicas or None]
-    # A single device has no other to meet, and a whole step can be compiled.
+    # A single device needs no collectives, so a whole step can be compiled.
     if len(devices) == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy(devices)

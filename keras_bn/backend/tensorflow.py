@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch normalization in TensorFlow, with a backward pass written by hand.
 
-The equations stand in `algorithm1`. Here they become a function with a
-gradient of its own: this module holds every use of `tf.custom_gradient`. Who
-runs them is decided in `compiling`.
+The equations are in `algorithm1`. Here they become a function with its own
+gradient: this module holds every use of `tf.custom_gradient`. `compiling`
+decides what runs the equations.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from keras_bn.backend.algorithm1 import (
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
-#: Least |gamma| from which x_hat can be told from the output.
+#: Least |gamma| for which x_hat can be recovered from the output.
 _LEAST_GAMMA = 1e-3
 
 
@@ -45,9 +45,9 @@ def batch_norm(
     """Normalizes with the batch's own statistics; see `keras_bn.ops`.
 
     Returns:
-        `(y, batch_mean, batch_variance, count)`; the count is a number where it
-        is known, else it has the dtype of the statistics and the feature
-        shape, or none at all.
+        `(y, batch_mean, batch_variance, count)`; the count is a Python number
+        if known, else a tensor in the dtype of the statistics, a scalar or of
+        the feature shape.
     """
     x = tf.convert_to_tensor(x)
     gamma, beta = _parameters(x, gamma, beta, axes)
@@ -105,8 +105,8 @@ def _with_gradient(
         def gradient(
             dy: Tensor, dmean: Tensor, dvariance: Tensor, _: Tensor
         ) -> tuple[Tensor, Tensor, Tensor]:
-            # A function may not capture from the forward pass by itself
-            # within the gradient of tf.cond.
+            # Within the gradient of tf.cond, a compiled function cannot
+            # capture tensors of the forward pass by itself.
             kept = tf.nest.map_structure(_identity, saved)
             dy = _dense(dy, x)
             if not synchronized:
@@ -174,7 +174,7 @@ def apply_statistics(
     )
     images, squeezed = compiling.images_for_one_kernel(x, axes)
 
-    # Of the backward pass only what is asked for is run in a graph, where
+    # In a graph, only the requested parts of this backward pass run;
     # TensorFlow's own gradient of a compiled function is all or nothing.
     @tf.custom_gradient
     def normalize(
@@ -191,7 +191,7 @@ def apply_statistics(
             return dx, dmean, dvariance, dgamma, dbeta
 
         if images is not None:
-            # Not `x`, as nothing may come between a convolution and this.
+            # Not `x`: nothing may come between convolution and kernel.
             parameters = mean, variance, gamma, beta
             y = algorithm.normalize_in_one(images, *parameters)
             if squeezed:
@@ -236,7 +236,7 @@ def away_from_zero(gamma: Tensor) -> Tensor:
 
 
 def subtract_in_place(variable: Any, step: Tensor) -> None:
-    """`variable -= step`: one operation, where Keras' own are two."""
+    """`variable -= step` in one operation; Keras takes two."""
     if in_stateless_scope():
         variable.assign(variable.value - step)
     else:
@@ -244,7 +244,7 @@ def subtract_in_place(variable: Any, step: Tensor) -> None:
 
 
 def require_several_values(count: Tensor | int) -> None:
-    """Fails where a feature has a single value, unless XLA compiles it."""
+    """Fails if a feature has a single value, except under XLA."""
     tf.debugging.assert_none_equal(
         count,
         tf.ones_like(count),
@@ -274,9 +274,9 @@ def _broadcast(tensor: Tensor, shape: list[Any]) -> Tensor:
 
 
 def _dense(dy: Any, x: Tensor) -> Tensor:
-    """A cotangent as a tensor of the shape of `x`, whatever it came through.
+    """A cotangent as a dense tensor of the shape of `x`.
 
-    What takes rows of the output, as `tf.gather`, gives those rows only.
+    An operation that takes rows, such as `tf.gather`, returns only those rows.
     """
     dy = tf.convert_to_tensor(dy)
     dy.set_shape(x.shape)
@@ -284,8 +284,8 @@ def _dense(dy: Any, x: Tensor) -> Tensor:
 
 
 def _unless_zero(tensor: Tensor) -> Tensor | None:
-    """`None` for what a graph knows to be 0, as of an output without use."""
-    if tf.executing_eagerly():  # What it holds is on the device.
+    """`None` for a tensor that is 0 in the graph, as for an unused output."""
+    if tf.executing_eagerly():  # Its values are on the device.
         return tensor
     value = tf.get_static_value(tensor)
     return tensor if value is None or value.any() else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether XLA compiles the code around, and what has to be otherwise there."""
+"""Whether XLA compiles the surrounding code, and what must differ there."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 
 
 def compiles() -> bool:
-    """Whether what is traced now is for XLA: a `jit_compile` further out.
+    """Whether the current trace is for XLA, by an enclosing `jit_compile`.
 
-    A `tf.function` keeps the trace that it has: one that was called outside
-    first and then is within does not know.
+    A `tf.function` keeps its trace: one first called outside does not notice
+    when it is later called inside.
     """
     graph = tf.compat.v1.get_default_graph()
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
 def rounded(mean: Tensor) -> Tensor:
-    """The mean, one and the same number wherever it goes to.
+    """The mean, rounded to the same number wherever it is used.
 
-    XLA computes what is cheap anew in each place: there a mean is a product of
-    a sum, which is rounded together with the difference that follows, and so
-    otherwise than elsewhere. A division, even by 1, is too expensive for that.
+    XLA recomputes cheap values at each use. A mean, there a sum times a factor,
+    is then rounded together with the subtraction that follows, and so
+    differently at each use. A division, even by 1, is too expensive for that.
 
     Args:
         mean: float32 or float64.

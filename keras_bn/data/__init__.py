@@ -62,7 +62,7 @@ def load(
 
 
 def usual_shape(name: str, *, image_size: int) -> tuple[tuple[int, ...], int]:
-    """What a network for a data set is made for, without a look at the files.
+    """Input shape and classes of a network for a data set, without its files.
 
     Args:
         name: As for `load`.

@@ -70,7 +70,7 @@ class ArrayDataset:
         return identity_of(self, digest)
 
     def probe(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Inputs and labels to look at a network with: all test examples."""
+        """Inputs and labels for measuring a network: all test examples."""
         return self.x_test, self.y_test
 
     def train(
@@ -102,7 +102,7 @@ class ArrayDataset:
         )
 
     def test(self, *, batch_size: int, part: tuple[int, int] = (0, 1)) -> Any:
-        """All test examples once; as many batches for every part."""
+        """All test examples once; every part has the same number of batches."""
         rows = np.arange(len(self.x_test), dtype=np.int32)
         return _stream(
             self.x_test,
@@ -115,11 +115,11 @@ class ArrayDataset:
 
 
 def identity_of(dataset: Any, digest: Any) -> dict[str, Any]:
-    """What tells a data set from others, wherever its files lie.
+    """What identifies a data set, wherever its files are.
 
     Args:
         dataset: The data set.
-        digest: A hash of what its examples are, of `hashlib`.
+        digest: A `hashlib` hash of its examples.
     """
     return {
         "name": dataset.name,

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops, mirrors and colours of the training images of a step.
+"""Random crops, mirroring and colour changes of a step's training images.
 
-Everything runs inside tf.data, a batch at a time: the parts are cut out and
-resized one by one, the rest is one compiled pass over the batch. What is done
-to a batch follows from the numbers in [0, 1) that are drawn for its step, a
-row of `DRAWS` for each image.
+Everything runs inside tf.data, a batch at a time: crops are cut out and resized
+one by one; the rest is one compiled pass over the batch. The numbers in [0, 1)
+drawn for the step, a row of `DRAWS` per image, determine all that is done.
 """
 
 from typing import Any
@@ -21,9 +20,9 @@ DISTORTIONS = ("none", "weak", "strong")
 #: ones, as TensorFlow's `sample_distorted_bounding_box` draws them.
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
-#: Pixels around small images that they may be moved by.
+#: Pixels by which small images may be moved.
 PADDING = 4
-#: Largest changes of brightness, of 1, and of hue, of a full turn.
+#: Largest changes: of brightness, where white is 1; of hue, in full turns.
 BRIGHTNESS, HUE = 32 / 255, 0.2
 #: Factors of saturation and contrast.
 SATURATION = CONTRAST = (0.5, 1.5)
@@ -42,8 +41,8 @@ def training_views(
         draws: `[N, DRAWS]`, float32 in [0, 1).
         size: Height and width of a view.
         distortion: Of the colours, one of `DISTORTIONS`.
-        padded: Moves an image by up to `PADDING` pixels, as is usual for
-            tiny images, instead of cutting out a part of any size.
+        padded: Whether to move an image by up to `PADDING` pixels, as is usual
+            for tiny images, instead of cutting out a random part.
 
     Returns:
         `[N, size, size, 3]`, float32 in [-1, 1].
@@ -94,7 +93,7 @@ def window(shape: Tensor, place: Tensor) -> Tensor:
 
 
 def _moved(image: Tensor, place: Tensor) -> Tensor:
-    """The image moved down and right, its border as in a mirror."""
+    """The image moved along both axes, its border filled by reflection."""
     last = image.shape[0] - 1
     for axis in (0, 1):
         by = tf.cast(place[axis] * (2 * PADDING + 1), tf.int32) - PADDING
@@ -112,7 +111,7 @@ def _resized(image: Tensor, size: int) -> Tensor:
 
 @tf.function(jit_compile=True, autograph=False)
 def _finished(views: Tensor, draws: Tensor, distortion: str) -> Tensor:
-    """Mirrors half of the views, distorts their colours; into [-1, 1]."""
+    """Mirrors views at random, distorts their colours, scales to [-1, 1]."""
     # A dimension for each of height and width: [N, 1, 1].
     mirror, *colours = (d[:, None, None] for d in tf.unstack(draws, axis=-1))
     views = views / 255.0
@@ -123,7 +122,7 @@ def _finished(views: Tensor, draws: Tensor, distortion: str) -> Tensor:
 
 
 def _distorted(views: Tensor, draws: list[Tensor], *, strong: bool) -> Tensor:
-    """Colours in [0, 1] of other brightness, saturation, hue, contrast.
+    """Changes brightness, saturation, hue, contrast of colours in [0, 1].
 
     The same as `tf.image`'s functions of these names, one after the other, and
     a clip. With V the largest of red, green and blue and C the largest minus
@@ -155,7 +154,7 @@ def _distorted(views: Tensor, draws: list[Tensor], *, strong: bool) -> Tensor:
 
 
 def _hue(channels: list[Tensor], value: Tensor, chroma: Tensor) -> Tensor:
-    """Where on the circle of colours, red at 0, green at 2, blue at 4, of 6."""
+    """Position on a colour circle of length 6: red 0, green 2, blue 4."""
     red, green, blue = channels
 
     def between(one: Tensor, other: Tensor) -> Tensor:

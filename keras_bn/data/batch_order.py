@@ -27,27 +27,27 @@ def require_batch_fits(batch_size: int, examples: int) -> None:
 
 #: How the examples of an epoch may be mixed.
 SHUFFLES = ("all", "within", "shards")
-#: Examples of a shard where the files make none.
+#: Examples of a shard if the data have no shards of their own.
 SHARD_SIZE = 1024
 
 
 class BatchOrder:
     """Which examples step `s` sees: a pure function of seed and step.
 
-    Each epoch has its own order, drawn from its own seed; what does not fill a
-    batch is left out of that epoch. A run that stops and resumes goes on with
-    exactly the batches it would have seen.
+    Each epoch has its own order, drawn from its own seed; examples that do not
+    fill a batch are skipped in that epoch. A resumed run continues with exactly
+    the batches that it would have seen.
 
     Args:
         examples: Number of training examples.
         batch_size: Examples of a step.
-        seed: Of all orders.
+        seed: Seed of all orders.
         shuffle: `"all"` mixes all examples; `"within"` takes shards in random
             order and mixes within each; `"shards"` leaves the order within
             shards as it is.
-        shard_sizes: Numbers of examples that lie together. Without any, the
-            examples are laid out at random, the same for every seed, in
-            shards of `SHARD_SIZE`.
+        shard_sizes: Number of examples in each shard, in order. If empty,
+            examples are assigned at random, in the same way for every seed,
+            to shards of `SHARD_SIZE`.
 
     Raises:
         ValueError: If one batch is larger than the data set, or `shuffle` is
@@ -101,7 +101,7 @@ class BatchOrder:
 
 
 def _shards(examples: int, sizes: Sequence[int]) -> list[NDArray[Any]]:
-    """The numbers of the examples of each shard."""
+    """The indices of each shard's examples."""
     if sizes:
         return np.split(np.arange(examples), np.cumsum(sizes)[:-1])
     laid_out = np.random.default_rng(0).permutation(examples)

@@ -27,7 +27,7 @@ def load(
         data_dir: A folder or a zip archive with `train/<class>/<image>` and
             `test/<class>/<image>`, or a folder that holds `cifar10-jpeg.zip`.
             `None`: Keras' download, kept beside its cache as such an archive.
-        image_size: Height and width of what a network gets.
+        image_size: Height and width of the network's input, in pixels.
 
     Raises:
         DataError: If the data are missing or damaged.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoded images to pixels, no more of them and no larger than needed."""
+"""Decodes images, no more of each and no larger than needed."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
-#: What a JPEG decoder can shrink an image by, for less work than decoding it.
+#: Factors by which a JPEG decoder can shrink an image to save work.
 RATIOS = (1, 2, 4, 8)
 
 
@@ -18,8 +18,8 @@ def decoded(image: Tensor, *, side: int | None = None) -> Tensor:
 
     Args:
         image: Encoded, a scalar string; pixels are returned as they are.
-        side: What the short side must at least be; a JPEG is decoded no larger
-            than needed. `None`: at its own size.
+        side: Least length of the short side; a JPEG is decoded no larger than
+            that requires. `None`: full size.
     """
     if image.dtype != tf.string:
         return image
@@ -47,7 +47,7 @@ def decoded_part(
         image: Encoded, a scalar string.
         window: From the image's `[height, width]` to the part's
             `[top, left, height, width]`, int32.
-        side: What the part's short side must at least be if it is shrunk.
+        side: Least length of the part's short side, if the part is shrunk.
     """
 
     def of_jpeg() -> Tensor:

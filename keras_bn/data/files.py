@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that others made: whatever is wrong with one becomes a `DataError`."""
+"""Files from elsewhere: any problem with one becomes a `DataError`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,13 +33,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def text(path: Path) -> str:
-    """What a file in UTF-8 says; a `DataError` as of `opened`."""
+    """The text of a UTF-8 file; raises `DataError` like `opened`."""
     with opened(path) as file:
         return file.read().decode("utf-8")
 
 
 def arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` file by name; a `DataError` as of `opened`."""
+    """An `.npz` file's arrays by name; raises `DataError` like `opened`."""
     with opened(path) as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

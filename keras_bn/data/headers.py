@@ -3,7 +3,7 @@
 
 import struct
 
-#: Most pixels of an image: beyond, it is an attempt on our memory.
+#: Most pixels of an image; one with more is taken as an attack on our memory.
 MOST_PIXELS = 2**28
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 

@@ -25,12 +25,12 @@ def load(
 
     Args:
         data_dir: The folder or the zip archive, which is not extracted.
-        image_size: Height and width of what a network gets.
+        image_size: Height and width of the network's input, in pixels.
         name: Name of the data set.
         padded: See `ImageDataset`.
 
     Raises:
-        DataError: If there is nothing or nothing whole.
+        DataError: If there are no images, or none that are intact.
     """
     if data_dir is None:
         raise DataError(
@@ -59,7 +59,7 @@ def load(
 
 
 def write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Writes a zip archive, stored; whole or not at all."""
+    """Writes an uncompressed zip archive, completely or not at all."""
     with (
         replacing(path) as temporary,
         zipfile.ZipFile(temporary, "w") as archive,

@@ -19,9 +19,9 @@ from keras_bn.data.arrays import identity_of
 from keras_bn.data.batch_order import BatchOrder, share
 from keras_bn.data.records import Images
 
-#: Test images that a network is looked at with.
+#: Number of test images for measuring a network.
 PROBE = 256
-#: Training batches made at a time; tf.data's own choice may stay at one.
+#: Training batches made in parallel; tf.data's own choice may stay at one.
 _AT_A_TIME = os.cpu_count() or 1
 
 
@@ -29,18 +29,18 @@ _AT_A_TIME = os.cpu_count() or 1
 class ImageDataset:
     """Training and test images that stay in their files.
 
-    Small ones of one size are kept in memory from their first use on, decoded
+    Small images of one size are kept decoded in memory after their first use
     (`keras_bn.data.resident`).
 
     Attributes:
         name: Name of the data set.
         classes: Number of different labels.
-        image_size: Height and width of what a network gets.
+        image_size: Height and width of the network's input, in pixels.
         training_images: The training part.
         test_images: The test part.
-        padded: Whether images are tiny, so that training moves them about
-            instead of cutting parts out.
-        shard_sizes: Numbers of images that lie together, in order.
+        padded: Whether images are tiny, so that training moves them instead
+            of cutting parts out.
+        shard_sizes: Number of images in each shard, in order.
         skipped: Files that are no images: name to reason.
     """
 
@@ -69,7 +69,7 @@ class ImageDataset:
         return len(self.test_images)
 
     def identity(self) -> dict[str, Any]:
-        """What tells these data from others; by names and sizes of images."""
+        """What identifies these data, from the images' names and sizes."""
         digest = hashlib.sha256()
         for images in (self.training_images, self.test_images):
             images.update_digest(digest)
@@ -79,7 +79,7 @@ class ImageDataset:
     def probe(
         self, size: int = PROBE
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Inputs and labels to look at a network with.
+        """Inputs and labels for measuring a network.
 
         Args:
             size: How many test images, evenly spread over all; fewer if there
@@ -125,8 +125,8 @@ class ImageDataset:
             labels `[N]`, int32.
 
         Raises:
-            ValueError: For a distortion or an order that is none of these, or
-                a batch larger than the data set.
+            ValueError: If `distortion` or `shuffle` is unknown, or a batch is
+                larger than the data set.
             keras_bn.failures.InputError: If images that are kept in memory
                 cannot be read.
         """
@@ -172,7 +172,7 @@ class ImageDataset:
         part: tuple[int, int] = (0, 1),
         crops: int = 1,
     ) -> Any:
-        """All test images once; as many batches for every part.
+        """All test images once; every part has the same number of batches.
 
         Args:
             batch_size: Images of a whole batch; the last may have fewer.

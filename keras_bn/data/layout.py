@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which part of a data set and which class an image is of, by its path."""
+"""Finds an image's part of the data set, and its class, from its path."""
 
 import dataclasses
 import logging
@@ -19,12 +19,12 @@ TRAIN, TEST = "train", ("val", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class ImagePath:
-    """Where an image lies.
+    """The path of an image, split at the folder of its part.
 
     Attributes:
-        name: Its path, with `/`.
-        above: The folders above the part's; all, where there is no part.
-        part: The part's folder; empty where there is none.
+        name: The whole path, with `/`.
+        above: The folders above the part's; all folders if there is no part.
+        part: The part's folder; empty if there is none.
         below: The folders below the part's.
     """
 
@@ -35,7 +35,7 @@ class ImagePath:
 
     @classmethod
     def of(cls, name: str) -> "ImagePath":
-        """The first folder with the name of a part is one."""
+        """Takes the first folder that has the name of a part as the part."""
         folders = PurePosixPath(name).parts[:-1]
         for depth, folder in enumerate(folders):
             if folder in (TRAIN, *TEST):
@@ -44,7 +44,7 @@ class ImagePath:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data's."""
+    """Whether a file or folder does not belong to the data."""
     return name.startswith((".", "__MACOSX"))
 
 
@@ -56,15 +56,15 @@ def is_image(name: str) -> bool:
 
 
 def is_tar(name: str) -> bool:
-    """Whether a path is called as a tar archive is."""
+    """Whether a path has the suffix of a tar archive."""
     return name.lower().endswith(TARS)
 
 
 def in_further_test_parts(source: Path, names: Sequence[str]) -> set[str]:
-    """Those of the images' paths that no part takes, as a warning says.
+    """The paths of images in surplus test parts, which a warning names.
 
-    `val` is the test part where it stands beside `test`, as ImageNet's, whose
-    images in `test` have no labels.
+    If both `val` and `test` exist, `val` is the test part, as for ImageNet,
+    whose images in `test` have no labels.
 
     Args:
         source: What to name in messages.
@@ -97,8 +97,8 @@ def parts_and_classes(
         names: The images' paths in it, with `/`.
 
     Raises:
-        DataError: If a folder that has the name of a part cannot be one, or
-            the class of an image is not said.
+        DataError: If a folder with the name of a part cannot be one, or the
+            class of an image is unclear.
     """
     paths = [ImagePath.of(name) for name in names]
     _check_parts(source, paths)
@@ -110,7 +110,7 @@ def parts_and_classes(
 
 
 def _check_parts(source: Path, paths: Sequence[ImagePath]) -> None:
-    """Tells parts from classes that have such a name."""
+    """Refuses folders that may be a part or a class of the same name."""
     inside = [path for path in paths if path.part]
     outside = [path for path in paths if not path.part]
     # Without folders of classes, it must be clear where the parts are.
@@ -127,7 +127,7 @@ def _check_parts(source: Path, paths: Sequence[ImagePath]) -> None:
 
 
 def _check_test_part(source: Path, paths: Sequence[ImagePath]) -> None:
-    """Guesses no class from a file's name where training has folders."""
+    """Refuses to guess classes from file names if training has folders."""
     train = [path for path in paths if path.part == TRAIN]
     if not train or not all(path.below for path in train):
         return
@@ -144,7 +144,7 @@ def _check_test_part(source: Path, paths: Sequence[ImagePath]) -> None:
 
 
 def _class(source: Path, path: ImagePath) -> str:
-    """The folder of the class, or what a file's name begins with."""
+    """The class, from its folder or from the start of the file's name."""
     if path.below:
         return path.below[0]
     if path.above and not path.part:

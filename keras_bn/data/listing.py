@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images there are: in folders, in zip archives, in TFRecord shards.
+"""Lists the images in folders, in zip archives and in TFRecord shards.
 
-Nothing is extracted, decoded or read here but lists. What is too large is left
-out, by name; `keras_bn.data.verification` looks at the rest.
+No image is extracted, decoded or read here. Images that are too large are
+skipped and named; `keras_bn.data.verification` checks the rest.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from keras_bn.data.errors import DataError
 from keras_bn.data.records import Images, Record
 from keras_bn.errors import some
 
-#: Most bytes of one image: beyond, it is no photograph but an attempt on our
+#: Most bytes of one image; a larger one is no photograph but an attack on our
 #: memory.
 LARGEST_FILE = 2**26
 
@@ -30,11 +30,11 @@ class Tree:
     """What a folder or an archive of images holds.
 
     Attributes:
-        path: Where that is.
+        path: The folder or the archive.
         classes: Names of the classes; their order gives the labels.
         train: Images of the training part.
         test: Images of the test part; empty if there is none.
-        skipped: Files that are no images after all: name to reason.
+        skipped: Files that are not usable images: name to reason.
 
     Raises:
         DataError: If a class has no training images.
@@ -61,14 +61,14 @@ def read_tree(path: str | Path) -> Tree:
 
     Either holds `train/<class>/<image>` and `val/<class>/<image>` (or
     `validation`, `test`); or, without a test part, `<class>/<image>`; or files
-    `<class>_<rest>`, as ImageNet names them. Below a class' folder there may be
-    others. Links to folders and to images are followed.
+    `<class>_<rest>`, as ImageNet names them. A class' folder may have
+    subfolders. Links to folders and to images are followed.
 
     Raises:
-        DataError: If there are no images, a class has none to train on, part
-            and class of an image are not clear, links lead round in a circle
-            or nowhere, the archive is damaged, or a member of it is not what
-            an archive of images holds.
+        DataError: If there are no images, a class has none to train on, the
+            part or class of an image is unclear, links form a circle or lead
+            nowhere, the archive is damaged, or a member of it is unsafe or
+            cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -147,7 +147,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _check_no_circle(path: Path, folder: Path) -> None:
-    """Links may lead from a folder in `path` back to one that it lies in."""
+    """Raises `DataError` if links lead from a folder back to its parent."""
     for above in folder.parents:
         if above.is_relative_to(path) and above.samefile(folder):
             raise DataError(
@@ -197,8 +197,8 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
 def in_shards(paths: Iterable[Path]) -> list[list[Record]]:
     """The records of TFRecord files, file by file.
 
-    A record is its length (8 bytes), a checksum of that (4), the data, and a
-    checksum of these (4).
+    A record is its length (8 bytes), a checksum of the length (4), the data,
+    and a checksum of the data (4).
 
     Raises:
         DataError: If a file is cut off or is not of that form.

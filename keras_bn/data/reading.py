@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and labels by number, within a `tf.data.Dataset`."""
+"""Reads images and labels by index, within a `tf.data.Dataset`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +24,8 @@ def taken(
     Args:
         images: Where to take them from: `Images`, or
             `keras_bn.data.resident.Pixels`.
-        rows: From a number to rows `[n]`; called each time.
-        number: Given to `rows`; a tensor.
+        rows: Maps a number to rows `[n]`; called for every element.
+        number: A tensor, passed to `rows` as an integer.
 
     Returns:
         Encoded images `[n]` or pixels `[n, H, W, 3]`, and labels `[n]`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoded images by number, each a piece of a file, read when it is needed."""
+"""Encoded images by index, each a piece of a file that is read on demand."""
 
 import dataclasses
 import errno
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Seconds before further attempts to read an image.
+#: Seconds to wait before each further attempt to read an image.
 PAUSES = (0.1, 1.0, 3.0)
-#: What no further attempt changes.
+#: Errors that no further attempt would cure.
 _FOR_GOOD = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENODATA)
 #: Images read at a time.
 READERS = 16
@@ -31,8 +31,8 @@ class Record:
         file: Path of the file.
         offset: Where it starts, in bytes.
         size: How long it is, in bytes.
-        inflated_size: Its bytes once inflated, where a member of an archive
-            is compressed.
+        inflated_size: Its size once inflated, in bytes, if it is a compressed
+            member of an archive.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Record:
         """The encoded image.
 
         Raises:
-            OSError: If it cannot be read, nor a little later.
+            OSError: If it cannot be read, even after retries.
         """
         for pause in PAUSES:
             try:
@@ -67,7 +67,7 @@ class Record:
             )
         if self.inflated_size is not None:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            # A limit of 0 would be none.
+            # 0 would mean no limit.
             data = inflate.decompress(data, self.inflated_size or 1)
         return data
 
@@ -77,7 +77,7 @@ def _readers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
 
 
-# A child has no threads but the one that made it.
+# After a fork, a child has no threads except the one that forked.
 os.register_at_fork(after_in_child=_readers.cache_clear)
 
 
@@ -104,14 +104,14 @@ class Images:
     ) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
         """The records of some rows, `[n]` bytes, and their labels `[n]`."""
         records = [self.records[row] for row in rows]
-        # Side by side, as a file elsewhere takes its time to answer.
+        # In parallel, because remote files are slow to answer.
         data = np.array(list(_readers().map(Record.read, records)), object)
         return data, self.labels[rows]
 
     def update_digest(self, digest: Any) -> None:
-        """Adds to a hash of `hashlib` which images these are.
+        """Adds the names and sizes of the images to a `hashlib` hash.
 
-        By name and size: to read them all would take too long.
+        To read all images would take too long.
         """
         for record in self.records:
             line = f"{record.name}\0{record.size}\n"

@@ -41,8 +41,8 @@ class Pixels:
 def kept(images: Images) -> Images | Pixels:
     """The pixels, if all images have one size and fit into `LARGEST`.
 
-    Otherwise the images as they are, to be decoded at each use. Photographs
-    mostly differ in size, which the first few show.
+    Otherwise the images themselves, to be decoded at each use. Photographs
+    mostly differ in size, which shows after the first few.
     """
     shape = tuple(decoded(reading.encoded(images, 0)).shape)
     if len(images) * math.prod(shape) > LARGEST:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds images that do not decode, before training meets them.
 
-A JPEG with damaged tables has its header and its end and still stops the
-decoder, and with it a run. Decoding at an eighth of the size meets the same
-errors for a fraction of the time.
+A JPEG with damaged tables may have an intact header and end, but still stops
+the decoder, and the run with it. Decoding at an eighth of the size finds the
+same errors in a fraction of the time.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ CHUNK = 64
 
 
 def verified(tree: Tree) -> Tree:
-    """The tree without the images that do not decode, which it names.
+    """The tree without images that do not decode; `skipped` names those.
 
     Raises:
         DataError: If a class has no training image left, or a test part none.
@@ -45,10 +45,10 @@ def verified(tree: Tree) -> Tree:
 
 
 def warn_of_skipped(name: str, skipped: Mapping[str, str]) -> None:
-    """Logs in one line which images a data set does without, if any.
+    """Logs in one line which images a data set skips, if any.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         skipped: Names of the images, each with what is wrong.
     """
     if not skipped:
@@ -62,18 +62,18 @@ def warn_of_skipped(name: str, skipped: Mapping[str, str]) -> None:
 
 
 def whole(images: Images, part: str) -> tuple[Images, dict[str, str]]:
-    """The images that decode; of the others, name to reason.
+    """The images that decode; for the others, name to reason.
 
     Args:
-        images: What was listed.
-        part: What to call it in the line that counts.
+        images: The images that were listed.
+        part: Name of their part, for the progress line.
     """
     found = {}
     chunks = iter(_decoded_chunks(images))
     with Counter(f"checking {part}", len(images), unit="images") as counter:
         for first in range(0, len(images), CHUNK):
             rows = range(first, min(first + CHUNK, len(images)))
-            try:  # An error leaves the chunks after it as they are.
+            try:  # After an error, the next chunk can still be read.
                 decodes = np.asarray(next(chunks))
             except tf.errors.OpError:
                 decodes = np.zeros(len(rows), bool)
@@ -112,16 +112,16 @@ def complaint(image: Any) -> str:
 
 
 def _decoded_chunks(images: Images) -> Any:
-    """A data set of which images are whole, of one element a chunk.
+    """A data set of flags, one element per chunk: which images look intact.
 
-    An error where one does not decode.
+    A chunk raises an error if one of these images does not decode.
     """
 
     def look_whole(data: Any) -> NDArray[np.bool_]:
         return np.array([not damage_of(image) for image in data])
 
     def decode(data: Any) -> Any:
-        """What looks whole, as the rest may be too large for memory."""
+        """Only what looks intact: the rest may be too large for memory."""
         looks = tf.numpy_function(look_whole, [data], tf.bool)
         looks = tf.ensure_shape(looks, [None])
         heights = tf.map_fn(

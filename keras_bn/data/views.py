@@ -12,7 +12,7 @@ Tensor = Any  # tf.Tensor is untyped for mypy.
 #: Number of views of an image that an evaluation may take.
 CROPS = (1, 10, 144)
 
-#: Sides that an image's short side is scaled to, over that of a crop
+#: Lengths that an image's short side is scaled to, relative to a crop's side
 #: (Szegedy et al. 2014: 256, 288, 320 and 352 over 224).
 SCALES = (256 / 224, 288 / 224, 320 / 224, 352 / 224)
 
@@ -32,7 +32,8 @@ def test_view(image: Tensor, *, size: int, padded: bool) -> Tensor:
     Args:
         image: Encoded, a scalar string, or pixels `[H, W, 3]`, uint8.
         size: Height and width of the view.
-        padded: Takes the whole, resized, as is usual for tiny images.
+        padded: Whether to take the whole image, resized, as is usual for tiny
+            images.
     """
     if padded:
         return _signed(_whole(decoded(image), size))
@@ -45,8 +46,9 @@ def test_views(image: Tensor, *, size: int, crops: int) -> Tensor:
     """Several views of an image, `[crops, size, size, 3]`.
 
     10: corners and middle at the smallest scale, and their mirror images.
-    144: at four scales the left, middle and right square (or the upper, middle
-    and lower one); of each the corners, the middle, and the whole; mirrored.
+    144: at four scales, the left, middle and right squares (or the upper,
+    middle and lower ones); the corners, the middle and the whole of each
+    square; and all their mirror images.
     """
     sides = [round(scale * size) for scale in SCALES]
     if crops == 10:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folds frozen BN layers into the linear layers beside them.
+"""Folds BN layers into adjacent linear layers, for inference.
 
-At inference a BN layer is a fixed affine map per feature, and one more linear
-map behind or before a linear layer makes another linear layer (Ioffe & Szegedy
-2015, arXiv 1502.03167, section 3.1): the network that is deployed needs none.
+At inference a BN layer is a fixed affine map per feature, and a linear layer
+with such a map before or after it is again a linear layer (Ioffe & Szegedy
+2015, arXiv 1502.03167, section 3.1): the deployed network needs no BN layers.
 
     python -m keras_bn.folding in.keras out.keras
 """
@@ -30,14 +30,14 @@ _logger = logging.getLogger(__name__)
 
 
 def fold(model: keras.Model) -> keras.Model:
-    """Copies a model for inference, with every BN layer folded that can be.
+    """Copies a model for inference and folds every BN layer that can be.
 
-    A BN layer disappears into the linear layer before it (Dense, Conv1D, 2D,
+    A BN layer is folded into the linear layer before it (Dense, Conv1D, 2D,
     3D and their transposes, DepthwiseConv, SeparableConv, EinsumDense), into
-    all of them if they are concatenated, or else into those behind it; what
-    does nothing at inference and pooling may stand between. In functional and
-    sequential models, and in such models inside them. One with an activation
-    of its own leaves an `Activation` layer of its name.
+    all of them if they are concatenated, or else into those after it. Pooling
+    and layers that do nothing at inference may lie between. This works in
+    functional and sequential models, also nested ones. A BN layer with its own
+    activation leaves an `Activation` layer of the same name.
 
     A BN layer that cannot be folded stays as it is.
     `keras_bn.folding.plan(model).decisions` says what becomes of each, and
@@ -76,7 +76,7 @@ def _what_is_left(norm: Layer) -> Layer | None:
 
 
 def _changed(layer: Layer, edits: list[Edit]) -> tuple[Layer, list[Any]]:
-    """A layer that has taken maps in, not built yet, and its weights."""
+    """A layer that has absorbed maps, not built yet, and its weights."""
     taken = taking_in(layer, edits)
     made = type(layer).from_config(taken.config())
     return made, [w.astype(layer.variable_dtype) for w in taken.weights()]

@@ -3,8 +3,9 @@
 
 python -m keras_bn.folding in.keras out.keras
 
-Says which BN layers stay, and why. A file that is there is refused. The exit
-code is 2 for wrong arguments, 1 if the model cannot be read, folded or written.
+Prints which BN layers stay, and why. An output file that exists is not
+overwritten. The exit code is 2 for wrong arguments, 1 if the model cannot be
+read, folded or written.
 """
 
 import os

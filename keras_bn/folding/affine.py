@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The affine map that a frozen BN layer is (section 3.1 of the paper)."""
+"""A BN layer's affine map at inference (section 3.1 of the paper)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -69,11 +69,11 @@ class Affine:
         )
 
     def parts(self, axis: int, sizes: Sequence[int | None]) -> list["Affine"]:
-        """The maps of the pieces of `x` that an axis is cut into.
+        """The maps for the pieces into which `x` is cut along an axis.
 
         Args:
             axis: The axis, in `[0, rank - 1]`.
-            sizes: Of the pieces; not needed if it is no feature axis.
+            sizes: Sizes of the pieces; may be `None` if it is no feature axis.
         """
         if axis not in self.axes:
             return [self] * len(sizes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who reads whom in a functional or sequential model and those inside it."""
+"""Which calls read which, in functional or sequential models, also nested."""
 
 import collections
 import dataclasses
@@ -26,8 +26,8 @@ class Call:
         is_output: Whether the model returns it.
         training: Whether it, or a model around it, is called with
             `training=True`.
-        times: How often the layer is called in all; each layer without a graph
-            that holds it counts as a call.
+        times: Total number of calls of the layer; each layer without a graph
+            that contains it counts as one call.
     """
 
     layer: Layer
@@ -48,11 +48,11 @@ class Call:
 def calls(model: keras.Model) -> list[Call]:
     """Every call in a model and in the models inside it.
 
-    Each model counts once, however often it is called: what is inside it does
-    the same each time. There are none for models without a graph.
+    Each model counts once, however often it is called, because its inside does
+    the same each time. Models without a graph have no calls.
 
     Returns:
-        In an order in which each comes after those that it reads.
+        The calls, each after those that it reads.
     """
     graphs: dict[Layer, list[Call]] = {}
     _enter(model, "", graphs)
@@ -115,7 +115,7 @@ def _calls_of_graph(model: keras.Model, prefix: str) -> list[Call]:
 
 def _call(node: Any, makers: dict[int, Call], prefix: str) -> Call:
     by_place, by_name = node.arguments.args[1:], node.arguments.kwargs
-    # Keras takes whatever is true; by place it might be anything else.
+    # Keras accepts any true value; a positional one may mean something else.
     is_true = any(value is True for value in by_place)
     return Call(
         layer=node.operation,

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers, and how they take an affine map of their output or input.
+"""Linear layers, and how they absorb an affine map of their output or input.
 
-With a frozen BN layer `a x + b` per feature, `W` the kernel and `c` the bias,
+With a BN layer `a x + b` per feature, `W` the kernel and `c` the bias,
 
     behind the layer:   a (W x + c) + b  =  (a W) x + (a c + b)
     before the layer:   W (a x + b) + c  =  (W a) x + (W b + c)
 
 where `a W` scales each output feature's part of the kernel, `W a` each input
-feature's, and `W b` is what the kernel makes of the constant input `b`. That
-must not depend on the place: where padding adds zeros to the input, it does.
+feature's, and `W b` is the kernel's response to the constant input `b`. This
+response must be the same everywhere, which it is not if padding adds zeros to
+the input.
 
 Arithmetic is float64.
 """
@@ -32,7 +33,7 @@ _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 
 
 class Linear(Protocol):
-    """A linear layer's weights, taking maps in one after the other."""
+    """A linear layer's weights, which absorb maps one after the other."""
 
     def __init__(self, layer: Layer) -> None: ...
 
@@ -51,7 +52,7 @@ class Linear(Protocol):
         """Takes in a map of its input."""
 
     def config(self) -> dict[str, Any]:
-        """Configuration of the layer that has taken in all of them."""
+        """Configuration of the layer that has absorbed all maps."""
 
     def weights(self) -> list[Array]:
         """That layer's weights, in the order that Keras has them in."""
@@ -161,7 +162,7 @@ def _seen_as_groups(layer: Layer, kernel: Array, *, first: bool) -> Array:
 
 
 def _depends_on_place(layer: Layer) -> bool:
-    """Whether it may make something else of a constant than a constant."""
+    """Whether it may turn a constant input into an output that varies."""
     if isinstance(layer, layers.Dense):
         return False
     sizes: tuple[int, ...] = layer.kernel_size

@@ -11,7 +11,7 @@ from keras_bn.folding.linear import channel_axis
 
 layers = keras.layers
 
-#: Do nothing at inference.
+#: Layers that do nothing at inference.
 _IDENTITIES = (
     layers.ActivityRegularization,
     layers.AlphaDropout,
@@ -23,7 +23,7 @@ _IDENTITIES = (
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
 )
-#: Give weighted means over positions, with weights whose sum is 1.
+#: Layers that give weighted means over positions, with weights that sum to 1.
 _MEANS = (
     layers.AveragePooling1D,
     layers.AveragePooling2D,
@@ -38,7 +38,7 @@ _MEANS = (
     layers.UpSampling2D,
     layers.UpSampling3D,
 )
-#: Give largest values over positions: no map with a slope below 0 passes.
+#: Layers that give maxima over positions: no map with a negative slope passes.
 _MAXIMA = (
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
@@ -47,7 +47,7 @@ _MAXIMA = (
     layers.MaxPooling2D,
     layers.MaxPooling3D,
 )
-#: Add zeros, which a map without shift leaves zeros.
+#: Layers that add zeros, which a map without shift leaves at 0.
 _ZERO_PADDINGS = (
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
@@ -56,12 +56,12 @@ _ZERO_PADDINGS = (
 
 
 def across(call: Call, affine: Affine, *, rank: int) -> Affine | None:
-    """A map on the other side of a layer; `None` if it cannot pass.
+    """A map moved to the other side of a layer; `None` if it cannot pass.
 
     Args:
         call: The call of the layer.
         affine: A map of its input or its output.
-        rank: Rank of its output or its input.
+        rank: Rank of the tensor on the other side.
     """
     layer = call.layer
     if _does_nothing(call):

@@ -2,11 +2,11 @@
 """Decides which BN layers can be folded, and into which linear layers.
 
 A BN layer's map is pushed against the flow of data, to the linear layers that
-make its input, and where that fails with the flow, to those that read its
-output. On the way it passes layers that do nothing at inference, pooling and BN
-layers that are folded themselves, and is cut up where tensors are joined. It
-has to arrive at a linear layer on every branch, at the same one for each of its
-calls, and nothing else may read a tensor that changes by it.
+compute its input, or, if that fails, with the flow to those that read its
+output. On the way it passes pooling, layers that do nothing at inference and BN
+layers that are folded themselves; at a concatenation it is split. It has to
+reach a linear layer on every branch, all calls of a linear layer must receive
+the same map, and nothing else may read a tensor that the map changes.
 """
 
 import dataclasses
@@ -47,7 +47,8 @@ class Decision:
     Attributes:
         layer: Its name, after those of the models around it.
         into: The linear layers that it is folded into; empty if it stays.
-        reason: What is in the way before it and behind it, if it stays.
+        reason: Why it can be folded neither backwards nor forwards, if it
+            stays.
     """
 
     layer: str
@@ -62,7 +63,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """A map that a linear layer takes in, of its output or its input."""
+    """A map that a linear layer absorbs, of its output or its input."""
 
     affine: Affine
     behind: bool
@@ -136,11 +137,11 @@ class _Planner:
         self._refusals: dict[Layer, list[str]] = {}
 
     def fold(self, norms: Sequence[Call], *, behind: bool) -> None:
-        """Folds a BN layer into those it reads, or those that read it.
+        """Folds a BN layer into linear layers before it, or after it.
 
         Args:
             norms: All its calls.
-            behind: Whether into those it reads.
+            behind: Whether into those before it, so that it lies behind them.
         """
         layer = norms[0].layer
         try:
@@ -223,7 +224,7 @@ class _Planner:
     def _across(
         self, call: Call, affine: Affine, *, rank: int
     ) -> Affine | None:
-        """See `passing.across`; a BN layer that is folded is not there."""
+        """Like `passing.across`; also passes folded BN without activation."""
         if call.layer in self.folded:
             left = structure.activation(call.layer)
             return affine if left is None else None
@@ -252,7 +253,7 @@ def _require_all_calls(calls: Sequence[Call]) -> None:
 
 
 def _require_alike(takers: Sequence[_Taker]) -> None:
-    """Raises `Blocked` unless each takes the same map in all its calls."""
+    """Raises `Blocked` unless a layer gets the same map in all its calls."""
     by_layer: dict[Layer, list[_Taker]] = {}
     for taker in takers:
         by_layer.setdefault(taker[0].layer, []).append(taker)

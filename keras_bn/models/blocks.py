@@ -43,7 +43,7 @@ def normalization(
             axis=(1, 2, 3), synchronized=True, activation=activation, name=name
         )
     if norm == "keras":
-        # Where it is alone, Keras computes less exactly if told to synchronize.
+        # With a single replica Keras is less exact if told to synchronize.
         return keras.layers.BatchNormalization(
             synchronized=strategies.several_replicas(), name=name
         )
@@ -61,14 +61,14 @@ def normalized(
 ) -> Any:
     """`activation(BN(W x))`, the paper's placement (section 3.2).
 
-    The bias is dropped where normalization follows, as its mean is taken off
-    again and `beta` does its work.
+    The bias is dropped if normalization follows, which would subtract it again;
+    `beta` takes its place.
 
     Args:
         x: Symbolic tensor.
         linear: `linear(use_bias)` makes W.
-        norm: One of `NORMALIZATIONS`; statistics for each place exist only
-            of feature maps, elsewhere they are those of the feature.
+        norm: One of `NORMALIZATIONS`; `"per_activation"` means `"batch"`
+            unless `x` has feature maps.
         activation: Name of a Keras activation.
         name: Name of the block, carried by its last layer.
         fused: Whether our layer applies the activation itself.

@@ -13,7 +13,7 @@ from keras_bn.arguments import one_of
 from keras_bn.models import blocks
 from keras_bn.models.local_response import LocalResponseNormalization
 
-#: Channels of the last two convolutions of the stem, and of the first.
+#: Channels of the stem's three convolutions, from first to last.
 STEM = (64, 64, 192)
 #: Smallest feature maps that the first block may see.
 SMALLEST_MAPS = 16
@@ -47,7 +47,7 @@ class Block:
         return self.single + self.three[1] + self.double[1] + pooled
 
 
-# In 4c and 4d the printed branches add up to 608, the printed output has 576.
+# In 4c and 4d the printed branches add up to 608 but the printed output is 576.
 # A pool projection of 96 instead of 128 makes the sums exact.
 BLOCKS = (
     Block("3a", 64, (64, 64), (64, 96), "average", 32),
@@ -86,12 +86,12 @@ def inception(
     l2: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
-    """Ten Inception blocks between a stem and a softmax; no hidden layer.
+    """A stem, ten Inception blocks and a linear classifier.
 
-    The feature maps are halved five times at 224 pixels and above, less for
-    smaller images, so that block 3a never sees less than 16x16: the stem's
-    pools and then its stride are left out. Networks that differ only in
-    normalization start from the same weights.
+    The feature maps are halved five times for images of 128 pixels and above,
+    less often for smaller ones, so that block 3a never sees less than 16x16:
+    the stem first loses its pools, then its stride. Networks that differ only
+    in normalization start from the same weights.
 
     Args:
         classes: Number of outputs.
@@ -101,11 +101,12 @@ def inception(
         activation: Name of a Keras activation.
         table: `"exact"` (outputs of 576 channels in 4c and 4d) or
             `"literal"` (608, as the branches are printed).
-        auxiliary_head: A second classifier on block 4d, as GoogLeNet had; it
-            makes the parameters those that the paper prints.
-        local_response_normalization: In the stem, as GoogLeNet had.
-        per_activation_blocks: Names of blocks in which batch normalization,
-            ours, has statistics of its own for each place of a feature map.
+        auxiliary_head: Whether block 4d has a second classifier, as in
+            GoogLeNet; with it the network has as many parameters as the paper
+            prints.
+        local_response_normalization: Whether the stem has it, as in GoogLeNet.
+        per_activation_blocks: Names of blocks in which our layer has separate
+            statistics for each place of a feature map.
         initial_weight_scale: Factor of the initial weights, whose variance
             is 2 / fan-in (He et al. 2015; the paper names none).
         dropout: Share dropped before the classifier.
@@ -172,7 +173,7 @@ class _Maker:
     image_size: int
 
     def stem(self, x: Any, local_response_normalization: bool) -> Any:
-        """Down to the maps that block 3a sees."""
+        """The layers before block 3a."""
         halvings = self._halvings()
         first, second, third = STEM
         x = self.convolution(
@@ -315,7 +316,7 @@ class _Maker:
 
     def _kernel(self, name: str) -> dict[str, Any]:
         return {
-            # He et al. 2015; a seed of the weights' own in every network.
+            # He et al. 2015; the same name gets the same seed in any network.
             "kernel_initializer": keras.initializers.VarianceScaling(
                 2.0 * self.initial_weight_scale**2,
                 "fan_in",

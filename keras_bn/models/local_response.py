@@ -14,7 +14,7 @@ class LocalResponseNormalization(keras.layers.Layer):
     """
 
     def call(self, x: Any) -> Any:
-        """Feature maps `[N, H, W, C]`, as they come."""
+        """Normalizes feature maps `[N, H, W, C]`."""
         squares = keras.ops.pad(keras.ops.square(x), [[0, 0]] * 3 + [[2, 2]])
         channels = x.shape[-1]
         total = sum(squares[..., i : i + channels] for i in range(5))

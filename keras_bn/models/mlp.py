@@ -8,7 +8,7 @@ import keras
 from keras_bn.arguments import one_of
 from keras_bn.models import blocks
 
-#: The values of `norm`; there are no feature maps to have places.
+#: The values of `norm`; `"per_activation"` needs feature maps.
 NORMALIZATIONS = ("batch", "keras", "none")
 
 
@@ -27,8 +27,8 @@ def mlp(
     """Hidden layers `hidden1 .. hidden<depth>`, then `logits`.
 
     The paper: 28x28 binary images, 3 hidden layers of 100 sigmoid units,
-    weights from a small random Gaussian (its width is not given; 0.05
-    reproduces the printed curves best), BN on every hidden layer. Networks
+    weights from a small random Gaussian (its standard deviation is not given;
+    0.05 reproduces the printed curves best), BN on every hidden layer. Networks
     that differ only in `norm` start from the same weights.
 
     Args:
@@ -93,9 +93,9 @@ def _hidden(
     seed: int,
     name: str,
 ) -> Any:
-    """A dense block, whose activation is a layer of its own.
+    """A dense block with a separate layer for its activation.
 
-    So that whatever normalizes, runs differ in that alone.
+    Runs with different normalizations then differ in nothing else.
     """
 
     def linear(use_bias: bool) -> keras.layers.Layer:

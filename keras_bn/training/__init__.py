@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipe and data in, trained model and result out. Knows no flags.
 
-With `strategy="multiworker"` every process of the run calls `run`. All make
-the same steps; the chief alone keeps the folder and has callbacks.
+With `strategy="multiworker"` every process of the run calls `run`. All take the
+same steps; only the chief writes the folder and has callbacks.
 """
 
 from keras_bn.backend.checkpoints import CheckpointError

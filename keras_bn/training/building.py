@@ -37,8 +37,8 @@ def build_model(
                 for i, _ in enumerate(model.outputs)
             ],
             metrics=each if len(model.outputs) == 1 else [each, each],
-            # Whoever calls `fit` on it gets Keras' default; ours is compiled
-            # by the loop around it.
+            # The training loop compiles its steps itself; `fit` on the model
+            # runs without XLA.
             jit_compile=False,
         )
     return model

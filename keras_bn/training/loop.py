@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of one run in stretches, and what happens between them.
+"""Runs the steps of a run in stretches, and what happens between them.
 
-A stretch is as many steps as there are until something is scheduled (an
-evaluation, a checkpoint, a callback's measurement), all of them one call into
-compiled code. Nothing is measured late and Python is out of the way in between.
+A stretch is the steps up to the next scheduled event (an evaluation, a
+checkpoint, a callback's measurement), in one call of `Steps.train`: nothing is
+measured late, and with data on the device Python does not run in between.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ class Loop:
             TrainingError: If the loss stops being finite.
             keras_bn.failures.InputError: If a batch cannot be read;
                 the steps before are in a checkpoint.
-            ValueError: If the run has done more steps than it is to have.
+            ValueError: If the run has done more steps than it should have.
             CheckpointError: If there is a checkpoint and it cannot be restored.
         """
         step = self._begin()
@@ -128,9 +128,9 @@ class Loop:
             interrupted=received[0] if received else 0,
         )
         if self._folder and self._checkpoints:
-            try:  # First, so that a run that has a result has that too.
+            try:  # First, so that a run with a result has a checkpoint too,
                 self._checkpoints.save(step)
-            finally:  # But on a disk that is full.
+            finally:  # unless that cannot be written.
                 self._folder.write_result(result)
         return result
 
@@ -138,7 +138,7 @@ class Loop:
         self._state["seconds"] = time.monotonic() - self._started
 
     def _stops(self, received: list[int]) -> bool:
-        """Whether a process has to stop; adds the signals that any has got."""
+        """Whether any process has to stop; adds the signals of the others."""
         stop, *got = self._anywhere(
             [
                 self._model.stop_training,
@@ -154,7 +154,7 @@ class Loop:
         return stop
 
     def _begin(self) -> int:
-        """Restores what there is; every process begins at the same state."""
+        """Restores a checkpoint, if any, and gives all processes its state."""
         self._require_one_recipe()
         step = 0
         if self._folder and self._checkpoints:
@@ -214,7 +214,7 @@ class Loop:
         return step
 
     def _evaluate_what_is_left(self, step: int) -> None:
-        """The evaluation of a step that was saved before it was evaluated."""
+        """Evaluates a restored step that was saved before its evaluation."""
         trained = self._first(self._state["since"][0])
         if trained and self._evaluates_at(step):
             self._evaluate(step)
@@ -242,8 +242,8 @@ class Loop:
     def _add(self, metrics: Any) -> None:
         """Adds to the sums since the last evaluation.
 
-        In the order of the steps, so that they do not depend on how these were
-        cut into stretches.
+        In the order of the steps, so that the sums do not depend on how the
+        steps were divided into stretches.
         """
         since = self._state["since"]
         for values in metrics.tolist():
@@ -279,11 +279,11 @@ class Loop:
         raise TrainingError(". ".join(reasons))
 
     def _trace(self, step: int, *, training: bool) -> tuple[str, int]:
-        """Goes back to the last checkpoint and up to the bad step again.
+        """Repeats the steps from the last checkpoint to the bad one.
 
         Returns:
             The first thing that is not finite there, and the step of the
-            checkpoint that stays; empty and -1 where that cannot be told.
+            checkpoint that stays; empty and -1 if these cannot be determined.
         """
         alone = not strategies.several_processes(self._strategy)
         if not alone or not self._checkpoints or self._checkpoints.newest < 0:
@@ -297,7 +297,7 @@ class Loop:
                 self._model, self._steps.batch(step), training=training
             )
             if good == step and found != diagnosis.BATCH:
-                # Finite when they were written, its weights lead nowhere.
+                # Its weights, though finite, lead only to this failure.
                 good = self._checkpoints.fall_back()
         except (checkpoints.CheckpointError, failures.InputError) as error:
             _LOG.warning("%s", error)
@@ -310,7 +310,7 @@ class Loop:
         self._callbacks.on_test_begin()
         test_logs = self._steps.evaluate()
         if step == self._recipe.steps and not np.isfinite(test_logs["loss"]):
-            # No further step will say so of the last one's weights.
+            # No further step would reveal it for the last weights.
             what = f"the test loss is {test_logs['loss']}"
             self._fail(what, step, training=False)
         self._callbacks.on_test_end(test_logs)
@@ -341,7 +341,7 @@ class Loop:
         return step % self._recipe.checkpoint_every == 0
 
     def _save(self, step: int, *, again: bool = False) -> None:
-        """Saves; of a disk that is full it warns, and training goes on."""
+        """Saves; warns if that fails, for example on a full disk."""
         if self._checkpoints:
             try:
                 self._checkpoints.save(step, again=again)
@@ -357,7 +357,7 @@ class Loop:
 
     @contextlib.contextmanager
     def _progress_bar(self, first: int) -> Iterator[Callable[[int], None]]:
-        """Gives what shows a step; the bar's line ends with the context."""
+        """Gives a function that shows a step; the context ends the line."""
         if not self._progress:
             yield lambda _: None
             return
@@ -383,12 +383,12 @@ class Loop:
 
 
 class _ProgressBar(keras.utils.Progbar):
-    """Keras' bar of a run that may have done some steps before.
+    """Keras' bar for a run that may already have done some steps.
 
     Args:
         target: Steps of the whole run.
-        first: Steps that it begins with.
-        **options: As of Keras' own.
+        first: Steps done before.
+        **options: Options of Keras' bar.
     """
 
     def __init__(self, target: int, *, first: int, **options: Any) -> None:
@@ -396,7 +396,7 @@ class _ProgressBar(keras.utils.Progbar):
         self._first = first
 
     def _estimate_step_duration(self, current: int, now: float) -> float:
-        """Of the steps that were shown; Keras counts all from the first."""
+        """Over the steps since `first`; Keras would count from 0."""
         duration: float = super()._estimate_step_duration(
             current - self._first, now
         )

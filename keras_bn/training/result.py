@@ -14,7 +14,7 @@ class Result:
         parameters: Number of trainable weights.
         evaluations: One dictionary per evaluation: `step`, `loss`, `accuracy`,
             `val_loss`, `val_accuracy`; the first two over the training
-            batches since the evaluation before, the others over the test set.
+            batches since the previous evaluation, the others over the test set.
         interrupted: Number of the signal that ended the run early, else 0.
     """
 

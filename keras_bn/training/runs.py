@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs: made, described, gone on with, read again."""
+"""Checks, describes, trains, resumes and restores runs."""
 
 import contextlib
 import math
@@ -29,12 +29,12 @@ from keras_bn.training.steps import (
 def check(recipe: Recipe, dataset: Dataset | None = None) -> None:
     """Raises `ValueError` for a recipe that cannot be run on that data set.
 
-    `run` does so too; here, before anything is made.
+    `run` checks this too; this function does so before anything is made.
 
     Args:
         recipe: What is to be trained.
-        dataset: The data that it names; `None` where they are not loaded yet,
-            which may take long.
+        dataset: The data that it names; `None` if they are not loaded yet,
+            because that may take long.
     """
     images = recipe.dataset not in FLAT
     if dataset is not None:
@@ -83,7 +83,7 @@ def _check_population_statistics(recipe: Recipe) -> None:
             "population_statistics must be 0 without normalization. Received: "
             f"population_statistics={recipe.population_statistics}, norm=none"
         )
-    # Of each place of a map there are as many values as of a dense feature.
+    # A place of a map has as many values as a dense feature: one per example.
     places = recipe.norm == "per_activation" or recipe.per_activation_blocks
     dense = recipe.model == "mlp" or recipe.auxiliary_head
     if recipe.batch_size == 1 and (dense or places):
@@ -94,7 +94,7 @@ def _check_population_statistics(recipe: Recipe) -> None:
 
 
 def start(recipe: Recipe) -> tuple[str, bool]:
-    """Takes hold of the devices; must come before anything of TensorFlow.
+    """Sets up the devices; must come before any other use of TensorFlow.
 
     Returns:
         What training runs on, and whether this process keeps the run's files.
@@ -186,18 +186,19 @@ def run(
     """Trains the recipe's model.
 
     Callbacks are Keras' own: an evaluation period (`recipe.evaluate_every`
-    steps) is an epoch to them. One that has an attribute `schedule`, a
-    function of the step, is called at exactly the steps for which it is true;
-    the others at the end of every stretch.
+    steps) is an epoch to them. They are called at the end of every stretch of
+    steps. If one has an attribute `schedule`, a function of the step, a stretch
+    also ends at every step for which that is true.
 
-    SIGINT, SIGTERM and SIGHUP end the run after the stretch under way, with a
-    checkpoint; a second one ends it at once.
+    SIGINT, SIGTERM and SIGHUP end the run after the current stretch (in one
+    process with streamed data, the current step), with a checkpoint; a second
+    signal, except a repeated SIGHUP, ends it at once.
 
     Args:
         recipe: What to train.
         dataset: The data that `recipe.dataset` names.
-        folder: Where checkpoints and results go, opened; `None` keeps
-            nothing. If it holds a checkpoint, the run goes on from there.
+        folder: Opened folder for checkpoints and results; `None` keeps
+            nothing. If it holds a checkpoint, the run continues from there.
         callbacks: Keras callbacks; `params["step"]` is the step that the run
             starts from.
         progress: Whether to show a progress bar on standard output.

@@ -16,8 +16,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stop_training(model: keras.Model) -> Iterator[list[int]]:
     """Turns the first of these signals into `model.stop_training`.
 
-    A SIGHUP that is ignored, as under `nohup`, stays so. A terminal that is
-    closed sends several, so further ones are ignored.
+    A SIGHUP that is ignored, as under `nohup`, stays ignored. A terminal that
+    is closed sends several SIGHUPs, so those after the first are ignored.
     """
     received: list[int] = []
     model.stop_training = False

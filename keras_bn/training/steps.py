@@ -11,9 +11,9 @@ from keras_bn.data.batch_order import BatchOrder
 from keras_bn.data.images import ImageDataset
 from keras_bn.recipes import Recipe
 
-#: Examples of one evaluation step, of data that lie on the device.
+#: Examples of one evaluation step, for data on the device.
 RESIDENT_TEST_BATCH = 1000
-#: The same of data that are streamed to it; a training batch if that is larger.
+#: The same for data streamed to the device, unless a training batch is larger.
 STREAMED_TEST_BATCH = 100
 Dataset = ArrayDataset | ImageDataset
 
@@ -58,7 +58,7 @@ def make_steps(
 def training_batches(
     recipe: Recipe, dataset: Dataset, step: int, part: tuple[int, int]
 ) -> Any:
-    """Batches from a step on: the part `(i, n)` of n that process i trains."""
+    """Batches from a step on: the i-th of n shares, for `part = (i, n)`."""
     options: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "seed": recipe.seed,

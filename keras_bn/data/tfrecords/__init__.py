@@ -32,10 +32,10 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
     """Lists the records of all shards in a folder.
 
     Args:
-        data_dir: The folder. `classes.txt`, if it is there, holds the names
-            of the classes, a line each; otherwise the labels tell how many
-            there are.
-        image_size: Height and width of what a network gets.
+        data_dir: The folder. An optional `classes.txt` in it names the
+            classes, one per line; without it, the labels determine their
+            number.
+        image_size: Height and width of the network's input, in pixels.
 
     Raises:
         DataError: If shards are missing, damaged or hold something else.
@@ -63,7 +63,7 @@ def load(data_dir: str | Path | None, *, image_size: int) -> ImageDataset:
             (labels[part] - first).astype(np.int32),
             in_examples=True,
         )
-        if not origin:  # Nobody has decoded them yet.
+        if not origin:  # No conversion has verified them.
             images, damaged = verification.whole(images, part)
             skipped |= damaged
         found[part] = images
@@ -127,7 +127,7 @@ def _named(key: tuple[str, int, int]) -> str:
 
 
 def _records(paths: Sequence[Path], origin: Mapping[str, Any]) -> list[Record]:
-    """The records of shards, as many as their conversion wrote."""
+    """The records of shards; checks that a conversion wrote as many."""
     shards = listing.in_shards(paths)
     for path, shard in zip(paths, shards, strict=True):
         count = origin.get(COUNTS, {}).get(path.name, len(shard))
@@ -167,8 +167,8 @@ def _labels_in(path: Path) -> list[NDArray[np.int64]]:
 def _classes(folder: Path, labels: NDArray[np.int64]) -> tuple[int, int]:
     """The number of classes, and the label of the first.
 
-    Without names, the smallest label is the first class', and there are no
-    more classes than images.
+    Without `classes.txt`, the smallest label is that of the first class, and
+    there must be no more classes than images.
     """
     smallest, largest = int(labels.min()), int(labels.max())
     path = folder / CLASSES

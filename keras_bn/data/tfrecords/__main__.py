@@ -4,10 +4,10 @@
     python -m keras_bn.data.tfrecords SRC DST --shards=128
 
 SRC is a folder or a zip archive of images (docs/data.md). DST gets
-`train-00000-of-00128` ..., `validation-...` and `classes.txt`. Shards that are
-there and whole are left as they are, so that an interrupted conversion goes
-on. The field names are those of the common ImageNet shards; labels count from
-0, unless `--first_label=1`.
+`train-00000-of-00128` ..., `validation-...` and `classes.txt`. Complete shards
+are kept, so that an interrupted conversion can be resumed. The field names are
+those of the common ImageNet shards; labels count from 0, unless
+`--first_label=1`.
 """
 
 import signal
@@ -27,12 +27,12 @@ class _Terminated(KeyboardInterrupt):
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # What is begun is tidied up.
+    signal.signal(number, signal.SIG_IGN)  # Cleaning up takes a moment.
     raise _Terminated
 
 
 def main(source: str, target: str) -> int:
-    """Converts, says how many images there are; returns the exit code."""
+    """Converts, prints how many images there are; returns the exit code."""
     earlier = signal.signal(signal.SIGTERM, _terminate)
     try:
         counts = sharding.write(

@@ -22,9 +22,9 @@ from keras_bn.writing import TEMPORARY, replacing, write_json
 _LOG = logging.getLogger(__name__)
 
 CLASSES = "classes.txt"
-#: What the shards of a folder were made of, so that only the same goes on.
+#: File with a conversion's images and options: only the same one is resumed.
 ORIGIN = "conversion.json"
-#: What it calls the numbers of images, by shard.
+#: Its key for the numbers of images, by shard.
 COUNTS = "images_in"
 
 
@@ -38,10 +38,10 @@ def write(
 ) -> dict[str, int]:
     """Converts a folder or an archive of images to shards.
 
-    Images that do not decode are left out and named. A shard is written to a
-    temporary name, read back with its checksums, and renamed; one that is there
-    and whole is left as it is, so that an interrupted conversion goes on. What
-    one that was killed left under temporary names is deleted.
+    Images that do not decode are skipped and named. A shard is written under a
+    temporary name, read back to verify its checksums, and renamed. Complete
+    shards are kept, so that an interrupted conversion can be resumed; temporary
+    files of killed conversions are deleted.
 
     Args:
         source: See `keras_bn.data.listing.read_tree`.
@@ -106,10 +106,10 @@ def write(
 
 
 def origin(folder: Path) -> dict[str, Any]:
-    """What the shards of a folder were made of; empty if nothing says so.
+    """What the shards of a folder were made from; empty without a record.
 
     Raises:
-        DataError: If what says so cannot be read.
+        DataError: If the record, `conversion.json`, cannot be read.
     """
     path = folder / ORIGIN
     if not path.exists():
@@ -122,7 +122,7 @@ def origin(folder: Path) -> dict[str, Any]:
 
 
 def expect(path: Path, count: int, *, found: int) -> None:
-    """Raises `DataError` if a shard does not hold what it must."""
+    """Raises `DataError` if a shard does not hold `count` images."""
     if found != count:
         raise DataError(
             f"{path} must hold {count} images. Received: {found}. Delete it "
@@ -147,7 +147,7 @@ def count_records(path: Path) -> int:
 
 
 def _check_names(classes: Sequence[str]) -> None:
-    """Raises `DataError` for one that `CLASSES` cannot hold."""
+    """Raises `DataError` for a name that `classes.txt` cannot hold."""
     for name in classes:
         if not name.isprintable():
             raise DataError(
@@ -159,7 +159,7 @@ def _check_names(classes: Sequence[str]) -> None:
 def _dealt(
     part: str, images: int, shards: int, seed: int
 ) -> dict[str, list[int]]:
-    """The numbers of the images of each shard, by its name."""
+    """The indices of each shard's images, by the shard's name."""
     order = np.random.default_rng(seed).permutation(images)
     return {
         f"{part}-{index:05d}-of-{shards:05d}": rows.tolist()
@@ -197,7 +197,7 @@ def _delete_leftovers(folder: Path, names: Collection[str]) -> None:
 
 def _lives(process: int) -> bool:
     """Whether there is such a process, other than this one."""
-    if process == os.getpid():  # Numbers come again, above all in containers.
+    if process == os.getpid():  # Ids are reused, above all in containers.
         return False
     try:
         os.kill(process, 0)
