@@ -8,6 +8,7 @@ A tag is `<measure>/<layer>/<statistic>`, with whatever the measure depends on
     percentiles/<layer>/unit<i>/p15         one unit
     percentiles/<layer>/mean, std, skewness all units pooled
     percentiles/<layer>/saturated, dead     shares of values and of units
+    percentiles/<layer>/histogram           of all units pooled, if asked for
     jacobian/<layer>/<mode>/s1 ... s<k>     mean over the probe's examples
     jacobian/<layer>/<mode>/mean_square     mean of s^2, likewise
     jacobian/<layer>/<mode>/condition_number, isometry_distance

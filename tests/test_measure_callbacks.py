@@ -48,6 +48,22 @@ def test_ranks_are_within_the_stated_error_where_units_are_alike(seed):
         assert one == pytest.approx(np.percentile(x, percentage), rel=1e-6)
 
 
+def test_a_histogram_has_the_quantiles_of_the_values():
+    model = keras.Sequential([keras.Input((5,)), layers.ReLU(name="all")])
+    made = PercentilesCallback(
+        sink := Readings(),
+        schedule=every(1),
+        probe=(x := values((200, 5))),
+        layers=["all"],
+        histogram=True,
+    )
+    made.set_model(model)
+    made.start()
+    found = np.sort(sink.distributions["percentiles/all/histogram"])
+    expected = np.percentile(x, np.arange(0.25, 100, 0.5))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_a_batch_jacobian_is_taken_where_training_runs():
     """Scale and mean that reach the block differ much between the modes."""
     keras.utils.set_random_seed(0)

@@ -4,6 +4,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from analysis import autodiff, structure, tags
 from analysis.callbacks.base import CapturingCallback, Reading
 from analysis.layout import Band, Category, Lines
@@ -16,6 +18,9 @@ from analysis.measures.percentiles import (
 )
 from analysis.measures.saturation import saturation
 from analysis.readings import Sink
+
+#: Percentages whose percentiles make up the histogram.
+_POINTS = tuple(np.arange(0.25, 100, 0.5))
 
 
 class PercentilesCallback(CapturingCallback):
@@ -37,6 +42,8 @@ class PercentilesCallback(CapturingCallback):
         writer: Where to write.
         q: Percentages; the dashboard shows the lowest, middle and highest.
         unit: Index of the one unit; 0 or more.
+        histogram: Whether to write `percentiles/<layer>/histogram`, too, which
+            TensorBoard shows under *histograms*.
         **options: See `MeasureCallback`.
 
     Raises:
@@ -67,6 +74,7 @@ band looks truncated."""
         *,
         q: Sequence[float] = PAPER_PERCENTILES,
         unit: int = 0,
+        histogram: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(writer, **options)
@@ -75,6 +83,7 @@ band looks truncated."""
         check_percentages(q)
         self._q = tuple(q)
         self._unit = unit
+        self._histogram = histogram
         self._slopes: dict[str, Any] = {}
 
     def prepare(self) -> None:
@@ -114,6 +123,9 @@ band looks truncated."""
             found = percentiles(of, self._q, seed=self._seed)
             for q, value in zip(self._q, found, strict=True):
                 yield self._tag(block, q, *part), value
+        if self._histogram:
+            found = percentiles(values, _POINTS, seed=self._seed)
+            yield self.tag(block.name, "histogram"), found
         rows = samples.rows(values, seed=self._seed)
         for name, value in moments(rows)._asdict().items():
             yield self.tag(block.name, name), value
