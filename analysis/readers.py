@@ -4,7 +4,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,8 @@ def read_evaluations(logdir: str | Path) -> list[dict[str, Any]]:
     """The rows that `python -m analysis.evaluate` wrote into a log folder.
 
     Args:
-        logdir: The folder, which may hold files `evaluation*.json`.
+        logdir: The folder, which may hold `evaluation.json` and files
+            `evaluation-*.json`.
 
     Returns:
         A row per network or ensemble and number of crops, in the order of the
@@ -134,26 +135,41 @@ def read_evaluations(logdir: str | Path) -> list[dict[str, Any]]:
     Raises:
         ReadError: If a file is damaged.
     """
-    kinds = {
-        "name": str,
-        "step": int | None,
-        "crops": int,
-        "top_1": float | int,
-        "top_5": float | int,
-    }
     rows: list[dict[str, Any]] = []
-    for path in sorted(Path(logdir).glob("evaluation*.json")):
+    folder = Path(logdir)
+    for path in [
+        folder / "evaluation.json",
+        *sorted(folder.glob("evaluation-*.json")),
+    ]:
         for row in _read_json(path, {"results": list}).get("results", []):
             if not isinstance(row, dict):
                 raise ReadError(f"{path} is damaged: {row!r:.40} is no row")
-            for name, kind in kinds.items():
-                if not isinstance(row.get(name, ...), kind):
+            for name, fits in _OF_AN_EVALUATION.items():
+                if name not in row or not fits(row[name]):
                     raise ReadError(
                         f"{path} is damaged: {name} of a row is "
                         f"{row.get(name)!r:.40}"
                     )
-            rows.append(row)
+            rows.append({**row, "name": printable(row["name"])})
     return rows
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+#: The fields of a row of an evaluation, and whether a value can be theirs.
+_OF_AN_EVALUATION: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "step": lambda value: value is None or _is_count(value),
+    "crops": _is_count,
+    "top_1": _is_share,
+    "top_5": _is_share,
+}
 
 
 def read_claim_pictures(logdir: str | Path) -> dict[str, bytes]:

@@ -59,7 +59,7 @@ def write_report(logdir: str | Path, output: str | Path) -> list[str]:
 
     Args:
         logdir: Folder of the runs, and of `claims.json`, `claim-*.png` and
-            `evaluation*.json`.
+            `evaluation.json`, `evaluation-*.json`.
         output: Folder to write; made if missing.
 
     Returns:

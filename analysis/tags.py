@@ -48,7 +48,8 @@ class Tag(NamedTuple):
 
 def tag(measure: str, layer: str, *rest: str) -> str:
     """The tag of one curve."""
-    return "/".join([measure, in_tag(layer), *rest])
+    every = layer == EVERY_LAYER
+    return "/".join([measure, layer if every else in_tag(layer), *rest])
 
 
 def parts(name: str) -> Tag:
@@ -59,8 +60,8 @@ def parts(name: str) -> Tag:
 
 
 def in_tag(layer: str) -> str:
-    """A layer's name as tags have it: without slashes."""
-    return layer.replace("/", "_")
+    """A layer's name as tags have it: without slashes and `EVERY_LAYER`."""
+    return layer.replace("/", "_").replace(EVERY_LAYER, "_")
 
 
 def percentile_name(q: float) -> str:

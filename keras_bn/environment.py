@@ -47,16 +47,20 @@ def commit() -> str:
     if not _git("ls-files", Path(__file__).name):
         return "unknown"  # Installed, perhaps below somebody else's repository.
     changed = _git("status", "--porcelain", "-uno", "--", ":/", ":!/docs")
-    return _git("describe", "--always") + "-dirty" * bool(changed)
+    name = _git("describe", "--always") or "unknown"
+    return name + "-dirty" * bool(changed)
 
 
 def _git(*arguments: str) -> str:
     """What git prints of this folder; nothing without repository or git."""
+    folder = str(Path(__file__).parent)
     try:
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
+            # To look at a repository should not write its index.
+            ["git", "--no-optional-locks", "-C", folder, *arguments],
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
     except OSError:
@@ -66,7 +70,7 @@ def _git(*arguments: str) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [x.split(":")[1].strip() for x in lines if x.startswith("model n")]

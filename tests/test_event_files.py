@@ -244,17 +244,28 @@ def test_the_later_of_two_values_counts():
         table.series("r", "train", "y")
 
 
+def pattern_of(*tag):
+    name = tags.tag("weights", *tag)
+    (pattern,) = layout.Lines("norm", [name]).proto().multiline.tag
+    return pattern
+
+
 def test_a_chart_of_every_layer_is_one_chart_for_all_networks():
-    tag = tags.tag("weights", tags.EVERY_LAYER, "norm")
-    (pattern,) = layout.Lines("norm", [tag]).proto().multiline.tag
+    pattern = pattern_of(tags.EVERY_LAYER, "norm")
     for layer in ("dense", "conv2d_1", "block.a-b"):
         assert re.match(pattern, tags.tag("weights", layer, "norm"))
     for other in (
         "weights/dense/growth",
         "gradients/dense/norm",
-        "weights/a/b",
+        "weights/a/b/norm",
     ):
         assert not re.match(pattern, other)
+
+
+def test_a_star_in_the_name_of_a_layer_is_no_other_layer():
+    pattern = pattern_of("a*b", "norm")
+    assert re.match(pattern, tags.tag("weights", "a*b", "norm"))
+    assert not re.match(pattern, "weights/axxb/norm")
 
 
 def test_a_layout_shows_charts_in_the_order_given(writer):

@@ -62,6 +62,7 @@ def test_a_line_for_every_variant(table):
         ("bn_x5", {"seed": 1}),
         ("bn_x5", {"steps": 800}),
         ("bn_x5", {"dataset": "tfrecords"}),
+        ("inception_x5", {"dataset": "tfrecords"}),
     ],
 )
 def test_runs_that_cannot_be_compared_are_left_out(name, changes, table):
@@ -74,6 +75,15 @@ def test_runs_that_cannot_be_compared_are_left_out(name, changes, table):
         assert figure2.left_out(found) == ["run-other"]
         (line,) = (m for m in gallery.drawn(found)[1] if "Fig. 2" in m)
         assert "run-other" in line
+
+
+def test_without_inception_it_is_said_what_is_missing(table):
+    runs = [run for run in table.runs.values() if run.name != "run-inception"]
+    missing = gallery.drawn(Table(runs, table.rows()))[1]
+    assert sum("Fig. 2 is without run-" in line for line in missing) == 3
+    unfinished = Run("run-x30", recipe("bn_x30"), {}, {})
+    found = Table([*table.runs.values(), unfinished], table.rows())
+    assert figure2.left_out(found) == []
 
 
 def test_without_inception_there_is_nothing_to_reach():

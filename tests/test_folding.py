@@ -501,9 +501,10 @@ def test_low_precision(policy):
     np.testing.assert_allclose(actual, expected, atol=0.03 * expected.max())
 
 
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16"])
 @pytest.mark.parametrize(("variance", "fits"), [(1.0, True), (1e-4, False)])
-def test_what_would_not_fit_into_float16_stays(variance, fits):
-    keras.config.set_dtype_policy("float16")
+def test_what_would_not_fit_into_float16_stays(variance, fits, policy):
+    keras.config.set_dtype_policy(policy)
     model = stack((4,), layers.Dense(8, name="linear"), OURS(name="bn"))
     linear, norm = model.layers
     linear.kernel.assign(np.full((4, 8), 30.0))

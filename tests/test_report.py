@@ -193,17 +193,18 @@ def test_evaluations_in_the_log_folder_are_shown(logdir, tmp_path):
     files = {
         "evaluation.json": [EVALUATED],
         "evaluation-144.json": [
-            {**EVALUATED, "name": "six", "step": None, "crops": 144}
+            {**EVALUATED, "name": "six\ud800", "step": None, "crops": 144}
         ],
     }
+    files["evaluation_of_mine.json"] = {"is": "no list"}
     for name, rows in files.items():
         (logdir / name).write_text(json.dumps({"results": rows}))
     lines = report.write_report(logdir, tmp_path / "out")
     html = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "<td>60.00%</td><td>10.00%</td><td>25.2%</td><td>7.82%</td>" in html
-    assert "<td>six</td><td>-</td><td>144</td>" in html
+    assert "<td>six\\ud800</td><td>-</td><td>144</td>" in html
     assert "<td>20.1%</td><td>4.9%</td>" in html
-    assert any(line.split()[:2] == ["six", "-"] for line in lines)
+    assert any(line.startswith("six") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,9 @@ def test_evaluations_in_the_log_folder_are_shown(logdir, tmp_path):
     [
         (3, "3 is no row"),
         ({**EVALUATED, "top_1": "much"}, "top_1 of a row is 'much'"),
+        ({**EVALUATED, "top_5": float("nan")}, "top_5 of a row is nan"),
+        ({**EVALUATED, "top_5": 10**400}, "top_5 of a row is 1000"),
+        ({**EVALUATED, "crops": True}, "crops of a row is True"),
         ({"name": "a"}, "step of a row is None"),
     ],
 )

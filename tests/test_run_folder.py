@@ -71,6 +71,7 @@ def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
     (package / "environment.py").touch()
     assert environment.commit() == "unknown"
     subprocess.run([*git, "add", "."], check=True)
+    assert environment.commit() == "unknown-dirty"
     subprocess.run([*git, "commit", "-qm", "a"], check=True)
     clean = environment.commit()
     assert clean != "unknown"

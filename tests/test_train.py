@@ -116,9 +116,9 @@ def test_dry_run_needs_no_data(recipe, classes, command, monkeypatch):
     monkeypatch.setattr(train.data, "load", None)
     code, out, err = command("--dry_run", *f"--recipe={recipe}".split())
     assert (code, err) == (0, "")
-    assert "unknown, as no data were read" in out
+    assert "unknown: no data were read" in out
     (line,) = (line for line in out.splitlines() if "classes  " in line)
-    assert line.split() == ["classes", f"{classes:,}"]
+    assert line.split() == ["classes", f"{classes:,}", "(assumed)"]
 
 
 def test_a_run_leaves_everything_in_its_folder(command, tmp_path):

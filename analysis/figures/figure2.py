@@ -76,10 +76,13 @@ def runs_of(table: Table) -> dict[str, str]:
 
 
 def left_out(table: Table) -> list[str]:
-    """Runs of the variants that cannot be compared with those of `runs_of`."""
+    """Evaluated runs of the variants that are not among those of `runs_of`."""
     shown = runs_of(table).values()
-    names = {run.name for run in table.runs.values() if _variant(run)}
-    return sorted(names.difference(shown))
+    return sorted(
+        run.name
+        for run in table.runs.values()
+        if _variant(run) and _is_evaluated(table, run) and run.name not in shown
+    )
 
 
 def _candidates(table: Table) -> list[tuple[str, Run]]:
@@ -88,10 +91,14 @@ def _candidates(table: Table) -> list[tuple[str, Run]]:
         (variant, run)
         for run in table.runs.values()
         if (variant := _variant(run))
-        and table.has(run.name, "validation", "accuracy")
+        and _is_evaluated(table, run)
         and (run.recipe.get("norm", "none") == "none")
         == variant.startswith("inception")
     ]
+
+
+def _is_evaluated(table: Table, run: Run) -> bool:
+    return table.has(run.name, "validation", "accuracy")
 
 
 def _variant(run: Run) -> str:

@@ -239,7 +239,7 @@ def _require_same_precision(taker: Call, norm: Call) -> None:
 
 def _require_fits(taker: Layer, path: str, edits: Sequence[Edit]) -> None:
     """Raises `Blocked` if float16, the one narrow dtype, is too narrow."""
-    if taker.variable_dtype != "float16":
+    if taker.compute_dtype != "float16":
         return
     most = np.finfo(np.float16).max
     if any((np.abs(w) > most).any() for w in taking_in(taker, edits).weights()):

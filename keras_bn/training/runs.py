@@ -123,19 +123,22 @@ def describe(recipe: Recipe, dataset: Dataset | None = None) -> str:
         shape, classes = usual_shape(
             recipe.dataset, image_size=recipe.image_size
         )
-        examples = ["examples                   unknown, as no data were read"]
+        about = [
+            "examples                 unknown: no data were read",
+            f"classes             {classes:>12,} (assumed)",
+        ]
     else:
         shape, classes = dataset.input_shape, dataset.classes
-        examples = [
+        about = [
             f"training examples   {dataset.train_examples:>12,}",
             f"test examples       {dataset.test_examples:>12,}",
+            f"classes             {classes:>12,}",
         ]
     with _enough_memory(recipe):
         model = build_model(recipe, input_shape=shape, classes=classes)
     lines = [
         recipe.to_json(),
-        *examples,
-        f"classes             {classes:>12,}",
+        *about,
         f"trainable weights   {trainable_size(model):>12,}",
         f"device              {start(recipe)[0]:>12}",
     ]
