@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_bn
 from keras_bn import BatchNormalization
 from keras_bn.backend import compiling
 from tests import layers
@@ -346,3 +347,45 @@ def test_gradient_accumulation_is_training_with_virtual_batches():
     virtual = trained(keras.optimizers.SGD(0.1), 8, virtual_batch_size=4)
     for got, want in zip(accumulated, virtual, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("shape", [(6, 3), (16, 8, 8, 64)])
+def test_second_order_through_a_condition(shape, given):
+    """TensorFlow differentiates a branch, and its gradient, as functions."""
+    rng = np.random.default_rng(0)
+    x, v, w = (tf.constant(rng.normal(1, 1, shape)) for _ in range(3))
+    axes = tuple(range(len(shape) - 1))
+    mean, variance = np.ones(shape[-1]), np.full(shape[-1], 2.0)
+
+    def normalized(x):
+        if given:
+            return keras_bn.ops.apply_statistics(
+                x, mean, variance, axes=axes, activation="sigmoid"
+            )
+        return keras_bn.ops.batch_norm(x, axes=axes)[0]
+
+    def second(function, x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(w * function(x) ** 3)
+            first = tf.reduce_sum(v * tape.gradient(loss, x))
+        return outer.gradient(first, x)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(shape, x.dtype),
+            tf.TensorSpec([], tf.bool),
+        ]
+    )
+    def through(x, condition):
+        return second(
+            lambda x: tf.cond(condition, lambda: normalized(x), lambda: 2 * x),
+            x,
+        )
+
+    found, expected = through(x, True), second(normalized, x)
+    scale = float(tf.reduce_max(tf.abs(expected)))
+    np.testing.assert_allclose(found, expected, atol=1e-12 * scale)

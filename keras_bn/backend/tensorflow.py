@@ -97,9 +97,11 @@ def _with_gradient(
             y = run.normalize(x, center, variance, gamma, beta)
         else:
             y, center, variance, count = run.forward(x, size, gamma, beta, mask)
-        saved = Saved(
-            y if algorithm.from_output else x,
-            *(gamma, beta, center, variance, count, mask),
+        saved = _kept(
+            Saved(
+                y if algorithm.from_output else x,
+                *(gamma, beta, center, variance, count, mask),
+            )
         )
 
         def gradient(
@@ -107,7 +109,7 @@ def _with_gradient(
         ) -> tuple[Tensor, Tensor, Tensor]:
             # Within the gradient of tf.cond, a compiled function cannot
             # capture tensors of the forward pass by itself.
-            kept = tf.nest.map_structure(_identity, saved)
+            kept = _kept(saved)
             dy = _dense(dy, x)
             if not synchronized:
                 return run.backward(
@@ -180,10 +182,10 @@ def apply_statistics(
     def normalize(
         x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor
     ) -> Any:
-        saved = Saved(x, gamma, beta, (mean,), variance, None, None)
+        saved = _kept(Saved(x, gamma, beta, (mean,), variance, None, None))
 
         def gradient(dy: Tensor) -> tuple[Tensor, ...]:
-            kept = tf.nest.map_structure(_identity, saved)
+            kept = _kept(saved)
             dy = _dense(dy, x)
             dx = run_for_dx.input_gradient_of_constants(dy, kept)
             dgamma, dbeta = run.parameter_gradients(dy, kept)
@@ -291,5 +293,12 @@ def _unless_zero(tensor: Tensor) -> Tensor | None:
     return tensor if value is None or value.any() else None
 
 
-def _identity(tensor: Any) -> Any:
-    return None if tensor is None else tf.identity(tensor)
+def _kept(saved: Saved) -> Saved:
+    """What is saved, in tensors of its own.
+
+    Without them TensorFlow finds no second derivative through `tf.cond`, and no
+    first one of a condition within a loop. Its graph optimizer removes them.
+    """
+    return tf.nest.map_structure(
+        lambda tensor: None if tensor is None else tf.identity(tensor), saved
+    )
