@@ -101,8 +101,8 @@ def evaluate(
         crops: Views of each image, one of `views.CROPS`.
 
     Returns:
-        `name` (the run's folder), `step`, `crops`, `top_1`, `top_5`: shares of
-        test images.
+        `name` (the run's folder), `model` (of its recipe), `step`, `crops`,
+        `top_1`, `top_5`: shares of test images.
 
     Raises:
         ValueError: If the runs are of different data, or there are none.
@@ -112,7 +112,7 @@ def evaluate(
     dataset = _dataset(recipes, data_dir, crops)
     rows: list[dict[str, Any]] = []
     total: Any = 0.0  # Only the sum is kept, as each is [N, classes].
-    for folder in folders:
+    for folder, recipe in zip(folders, recipes, strict=True):
         if folder.read_data() not in ({}, dataset.identity()):
             _LOG.warning("%s was trained on other data", folder.path)
         model, step = training.restore(folder, dataset)
@@ -124,11 +124,17 @@ def evaluate(
         ) as counter:
             p, labels = probabilities(model, batches, counter=counter)
         total += p
-        rows.append(_row(name, step, crops, p, labels))
+        about = {"name": name, "model": recipe.model, "step": step}
+        rows.append({**about, "crops": crops, **_tops(p, labels)})
     if len(folders) > 1:
-        name = f"ensemble of {len(folders)}"
+        models = {recipe.model for recipe in recipes}
+        about = {
+            "name": f"ensemble of {len(folders)}",
+            "model": " and ".join(sorted(models)),
+            "step": None,
+        }
         mean = total / len(folders)
-        rows.append(_row(name, None, crops, mean, labels))
+        rows.append({**about, "crops": crops, **_tops(mean, labels)})
     return rows
 
 
@@ -137,20 +143,10 @@ def _logits(model: keras.Model, x: NDArray[np.float32]) -> Any:
     return outputs[0] if isinstance(outputs, list) else outputs
 
 
-def _row(
-    name: str,
-    step: int | None,
-    crops: int,
-    p: NDArray[np.float64],
-    labels: NDArray[np.int32],
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "step": step,
-        "crops": crops,
-        "top_1": top(p, labels, 1),
-        "top_5": top(p, labels, 5),
-    }
+def _tops(
+    p: NDArray[np.float64], labels: NDArray[np.int32]
+) -> dict[str, float]:
+    return {"top_1": top(p, labels, 1), "top_5": top(p, labels, 5)}
 
 
 def _dataset(

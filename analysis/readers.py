@@ -130,7 +130,8 @@ def read_evaluations(logdir: str | Path) -> list[dict[str, Any]]:
 
     Returns:
         A row per network or ensemble and number of crops, in the order of the
-        files' names, with `name`, `step`, `crops`, `top_1` and `top_5`.
+        files' names, with `name`, `model`, `step`, `crops`, `top_1` and
+        `top_5`.
 
     Raises:
         ReadError: If a file is damaged.
@@ -165,6 +166,7 @@ def _is_share(value: Any) -> bool:
 #: The fields of a row of an evaluation, and whether a value can be theirs.
 _OF_AN_EVALUATION: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str),
+    "model": lambda value: isinstance(value, str),
     "step": lambda value: value is None or _is_count(value),
     "crops": _is_count,
     "top_1": _is_share,

@@ -228,7 +228,7 @@ def _page(
         page.section(
             "Fig. 4: networks and their ensemble",
             page.table(evaluations),
-            page.paragraph("The printed errors are those on ImageNet.")
+            page.paragraph("Printed errors, if any, are those on ImageNet.")
             if evaluations
             else "",
         ),

@@ -176,7 +176,14 @@ def test_the_table_is_printed_though_the_file_cannot_be_written(
     def fail(*_):
         raise OSError("disk full")
 
-    row = {"name": "a", "step": 1, "crops": 1, "top_1": 0.5, "top_5": 1.0}
+    row = {
+        "name": "a",
+        "model": "mlp",
+        "step": 1,
+        "crops": 1,
+        "top_1": 0.5,
+        "top_5": 1.0,
+    }
     given = {"runs": ["a"], "data_dir": None, "crops": "1"}
     monkeypatch.setattr(
         evaluate,
@@ -202,9 +209,5 @@ def test_the_command_prints_a_table_and_writes_json(runs, tmp_path):
         text=True,
         check=True,
     )
-    assert result.stdout.splitlines()[0].split()[:3] == [
-        "model",
-        "step",
-        "crops",
-    ]
+    assert result.stdout.split()[:3] == ["network", "step", "crops"]
     assert len(json.loads(output.read_text())["results"]) == 3

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from analysis import gallery, page, readers, report
-from analysis.figures import figure1, style
+from analysis.figures import figure1, figure4, style
 from analysis.figures.style import LOOKS
 from analysis.table import Row, Run, Table
 from keras_bn.run_folder import RunFolder
@@ -186,7 +186,14 @@ def test_a_picture_of_a_claim_that_is_none_is_refused(logdir, tmp_path):
         report.write_report(logdir, tmp_path / "out")
 
 
-EVALUATED = {"name": "a", "step": 1000, "crops": 1, "top_1": 0.4, "top_5": 0.9}
+EVALUATED = {
+    "name": "a",
+    "model": "inception",
+    "step": 1000,
+    "crops": 1,
+    "top_1": 0.4,
+    "top_5": 0.9,
+}
 
 
 def test_evaluations_in_the_log_folder_are_shown(logdir, tmp_path):
@@ -207,6 +214,14 @@ def test_evaluations_in_the_log_folder_are_shown(logdir, tmp_path):
     assert any(line.startswith("six") for line in lines)
 
 
+def test_what_is_printed_of_inception_is_not_set_beside_others():
+    of_mlp = {**EVALUATED, "model": "mlp"}
+    assert {len(row) for row in figure4.cells([of_mlp])} == {5}
+    head, mlp, ours = figure4.cells([of_mlp, EVALUATED])
+    assert head[5:] == ["printed: top-1", "printed: top-5"]
+    assert (mlp[5:], ours[5:]) == (["-", "-"], ["25.2%", "7.82%"])
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -215,7 +230,7 @@ def test_evaluations_in_the_log_folder_are_shown(logdir, tmp_path):
         ({**EVALUATED, "top_5": float("nan")}, "top_5 of a row is nan"),
         ({**EVALUATED, "top_5": 10**400}, "top_5 of a row is 1000"),
         ({**EVALUATED, "crops": True}, "crops of a row is True"),
-        ({"name": "a"}, "step of a row is None"),
+        ({"name": "a"}, "model of a row is None"),
     ],
 )
 def test_damaged_evaluations_are_refused(logdir, row, message):

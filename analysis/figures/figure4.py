@@ -14,32 +14,35 @@ PRINTED = {
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The table, its head first, beside what the paper prints.
+    """The table, its head first, beside what the paper prints of Inception.
 
     Args:
         rows: As `analysis.evaluate.evaluate` returns them; none gives none.
     """
     if not rows:
         return []
-    head = [
-        "model",
-        "step",
-        "crops",
-        "top-1 error",
-        "top-5 error",
-        "printed: top-1",
-        "printed: top-5",
-    ]
-    return [head, *map(_cells, rows)]
+    head = ["network", "step", "crops", "top-1 error", "top-5 error"]
+    table = [head, *map(_cells, rows)]
+    if any(row["model"] == "inception" for row in rows):
+        printed = [("printed: top-1", "printed: top-5"), *map(_printed, rows)]
+        table = [
+            [*ours, *theirs]
+            for ours, theirs in zip(table, printed, strict=True)
+        ]
+    return table
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    ensemble = row["step"] is None
     return [
         row["name"],
-        "-" if ensemble else f"{row['step']:,}",
+        "-" if row["step"] is None else f"{row['step']:,}",
         str(row["crops"]),
         f"{1 - row['top_1']:.2%}",
         f"{1 - row['top_5']:.2%}",
-        *PRINTED.get((ensemble, row["crops"]), ("-", "-")),
     ]
+
+
+def _printed(row: Mapping[str, Any]) -> tuple[str, str]:
+    case = row["step"] is None, row["crops"]
+    of_inception = row["model"] == "inception"
+    return PRINTED.get(case, ("-", "-")) if of_inception else ("-", "-")
