@@ -41,7 +41,6 @@ from analysis.measures import lanczos
 from analysis.measures.jacobian import Jacobian
 from analysis.measures.operators import JacobianOperator
 from benchmarks import measure
-from benchmarks.memory import peak
 from keras_bn import BatchNormalization, data, recipes, training
 
 FLAGS = flags.FLAGS
@@ -330,7 +329,7 @@ def jacobians() -> dict[str, Any]:
                 f"{row['seconds']:8.2f}s{row['error']:10.1e}",
                 flush=True,
             )
-    return {**found, "peak MiB": peak()}
+    return {**found, "peak MiB": measure.memory("VmHWM")}
 
 
 def main(_: list[str]) -> None:

@@ -21,7 +21,6 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -90,20 +89,12 @@ def first_calls(case: str, contestant: str) -> tuple[float, float]:
         else contextlib.nullcontext()
     )
     run = CASES[case](kind.BatchNormalization)
-    before = resident()
+    before = measure.memory("VmRSS")
     with compiling:
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
-    return seconds, resident() - before
-
-
-def resident() -> float:
-    """MiB of physical memory that this process holds."""
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 2**10
-    raise OSError("this kernel does not report VmRSS")
+    return seconds, measure.memory("VmRSS") - before
 
 
 def _resnet(layer: Layer) -> keras.Model:

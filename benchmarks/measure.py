@@ -76,6 +76,19 @@ def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
         return pool.submit(function, *arguments).result()
 
 
+def memory(field: str) -> float:
+    """MiB of memory of this process.
+
+    Args:
+        field: `"VmRSS"`, what it holds, or `"VmHWM"`, the most it has held, as
+            Linux counts them.
+    """
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 2**10
+    raise OSError(f"this kernel does not report {field}")
+
+
 def cluster(processes: int) -> list[dict[str, str]]:
     """Environment variables to add for each of several processes.
 

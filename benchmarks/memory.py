@@ -23,7 +23,6 @@ those of `input`.
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -62,14 +61,6 @@ def network(contestant: str) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
-def peak() -> float:
-    """MiB: the most physical memory that this process has held."""
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**10
-    raise OSError("this kernel does not report VmHWM")
-
-
 def steps(contestant: str) -> tuple[float, list[NDArray[np.float32]]]:
     """MiB that training adds, and its gradients."""
     keras.utils.set_random_seed(0)
@@ -92,9 +83,9 @@ def steps(contestant: str) -> tuple[float, list[NDArray[np.float32]]]:
         return [gradient.numpy() for gradient in found]
 
     run(1)
-    before = peak()
+    before = measure.memory("VmHWM")
     found = run(len(x))
-    return peak() - before, found
+    return measure.memory("VmHWM") - before, found
 
 
 def relative_error(
