@@ -15,6 +15,15 @@ import numpy as np
 from keras_bn.arguments import integers, one_of, real
 from keras_bn.backend import activations, compiling, tensorflow as backend
 
+#: What is meant for users; the rest is what the layer shares with it.
+__all__ = [
+    "apply_statistics",
+    "batch_norm",
+    "fused_activations",
+    "scale_and_shift",
+    "without_compiling",
+]
+
 Tensor = Any
 
 
