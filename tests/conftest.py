@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from keras_bn.backend import compiling
+from keras_bn.backend.algorithm1 import Engine
 from keras_bn.data import ArrayDataset
 from tests import devices
 
@@ -33,20 +34,26 @@ def forgotten_shapes():
 @pytest.fixture
 def as_large(monkeypatch):
     """Runs small batches as large ones are run: compiled by XLA."""
-    monkeypatch.setattr(
-        compiling,
-        "worth_compiling",
-        lambda *_, **__: compiling._COMPILING.get(),
-    )
+    _run_by(Engine.XLA_ON_CPU, monkeypatch)
+
+
+@pytest.fixture
+def as_large_on_a_gpu(monkeypatch):
+    """The same with what XLA compiles for a GPU, here on whatever there is."""
+    _run_by(Engine.XLA_ON_GPU, monkeypatch)
 
 
 @pytest.fixture
 def as_large_of_unknown_size(monkeypatch):
     """Runs small batches as large ones that XLA does not compile."""
-    monkeypatch.setattr(compiling, "worth_compiling", lambda *_, **__: False)
-    monkeypatch.setattr(
-        compiling, "worth_blocks", lambda *_: compiling._COMPILING.get()
-    )
+    _run_by(Engine.BLOCKS, monkeypatch)
+
+
+def _run_by(engine, monkeypatch):
+    def chosen(*_, **__):
+        return engine if compiling._COMPILING.get() else Engine.PLAIN
+
+    monkeypatch.setattr(compiling, "engine", chosen)
 
 
 def _data_dir() -> Path:

@@ -11,7 +11,10 @@ from tests import devices, layers
 from tests.reference import batch_norm as reference
 
 
-@pytest.fixture(autouse=True, params=["as_large", "as_large_of_unknown_size"])
+@pytest.fixture(
+    autouse=True,
+    params=["as_large", "as_large_on_a_gpu", "as_large_of_unknown_size"],
+)
 def _large(request):
     request.getfixturevalue(request.param)
 
@@ -65,6 +68,21 @@ def test_equals_the_oracle_in_every_layout(layout):
     ]
     for got, want in zip(measured, expected, strict=True):
         assert layers.relative_error(got, want) < 1e-11
+
+
+@pytest.mark.parametrize("layout", ["dense", "dense_one_fold", "images", "few"])
+@pytest.mark.parametrize("mean", [1e2, 1e4, 1e6])
+def test_float32_loses_no_digits_to_a_large_mean(layout, mean):
+    shape, axes = LAYOUTS[layout]
+    x = layers.features(shape, axes=axes, mean=mean, dtype="float32")
+    wide, dy = x.astype("float64"), layers.cotangent(shape).astype("float32")
+    gamma, beta = parameters(shape, axes, "float32")
+    run = tf.function(call, jit_compile=True)
+    y, _, _, dx, *_ = run(x, gamma, beta, dy, axes=axes, epsilon=1e-3)
+    forward = reference.forward(wide, gamma, beta, axes, 1e-3)
+    backward = reference.backward(wide, gamma, axes, 1e-3, dy, 2.0, 3.0)
+    assert layers.relative_error(y, forward[0]) < 1e-6
+    assert layers.relative_error(dx, backward[0]) < 2e-6
 
 
 @pytest.mark.parametrize(
@@ -283,6 +301,26 @@ def test_layers_of_one_shape_share_what_is_compiled():
     for _ in range(3):
         layers.built(BatchNormalization(), (None, 4))(x, training=True)
     assert compiling.run.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1, 2), (0, 2), (1, 3)])
+@pytest.mark.parametrize("size", [0, 1, 17, 82, 83, 500])
+def test_a_sparse_sample_is_a_small_part_of_all(size, axes):
+    shape = [2, 7, 3, 20]
+    shape[axes[0]] = size
+    x = layers.features(tuple(shape), axes=axes)
+    taken = np.moveaxis(x, axes, range(len(axes)))[:: max(size // 83 * 5, 1)]
+    for axis in range(1, len(axes)):
+        step = shape[axes[axis]] // 3
+        taken = taken[(*[slice(None)] * axis, slice(None, None, max(step, 1)))]
+    assert len(taken) < 83
+    expected = taken.sum(tuple(range(len(axes)))) / max(
+        np.prod(taken.shape[: len(axes)]), 1
+    )
+    measured = reductions.mean_of_sparse_sample(
+        tf.constant(x), axes, tf.float64
+    )
+    np.testing.assert_allclose(measured, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 64**2, 64**2 + 65])

@@ -189,7 +189,7 @@ def test_reverse_over_forward_mode_is_right_at_any_size(mode):
     x = tf.constant(layers.features((2000, 32)))
     v = tf.constant(layers.cotangent(x.shape))
     layer = layers.built(BatchNormalization(dtype="float64"), x.shape)
-    assert compiling.worth_compiling(x, (0,))
+    assert compiling.engine(x, (0,)).compiles
 
     def loss(x):
         return tf.reduce_mean(layer(x, training=True) ** 3)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from benchmarks import operations
 from keras_bn import BatchNormalization, ops
 from keras_bn.backend import compiling
+from keras_bn.backend.algorithm1 import Engine
 from tests import devices, layers, versions
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
@@ -216,7 +217,7 @@ def test_xla_compiles_where_few_shapes_come(shape, training, compiled):
 
 def test_outside_graphs_xla_compiles_for_the_first_shapes_only():
     def is_compiled(shape, axes=(0,)):
-        return compiling.worth_compiling(tf.zeros(shape), axes)
+        return compiling.engine(tf.zeros(shape), axes).compiles
 
     assert not is_compiled((2, 64))
     sizes = range(4096, 4096 + compiling._MOST_SHAPES)
@@ -226,8 +227,32 @@ def test_outside_graphs_xla_compiles_for_the_first_shapes_only():
     assert is_compiled((5000, 65))
     assert is_compiled((2**17, 64))
     assert is_compiled((4, 4, 4096, 64), axes=(0, 1, 2))
-    run = tf.function(lambda x: compiling.worth_compiling(x, (0,)))
+    run = tf.function(lambda x: compiling.engine(x, (0,)).compiles)
     assert run(tf.zeros((5000, 64)))
+
+
+def test_xla_on_a_gpu_has_expressions_of_its_own(monkeypatch):
+    """At any size within what it compiles, elsewhere for large tensors."""
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
+
+    def chosen(shape, **options):
+        engines = []
+        tf.function(
+            lambda x: engines.append(compiling.engine(x, (0,))), **options
+        ).get_concrete_function(tf.TensorSpec(shape))
+        return engines[0]
+
+    assert chosen((4, 3)) is Engine.PLAIN
+    assert chosen((5000, 64)) is Engine.XLA_ON_GPU
+    assert chosen((5000, None)) is Engine.PLAIN
+    assert chosen((4, 3), jit_compile=True) is Engine.XLA_ON_GPU
+    assert chosen((5000, None), jit_compile=True) is Engine.XLA_ON_GPU
+    with ops.without_compiling():
+        assert chosen((5000, 64), jit_compile=True) is Engine.BLOCKS
+    monkeypatch.undo()
+    if not devices.ON_GPU:
+        assert chosen((4, 3), jit_compile=True) is Engine.PLAIN
+        assert chosen((5000, 64), jit_compile=True) is Engine.XLA_ON_CPU
 
 
 @pytest.mark.parametrize("activation", [None, "elu", "silu", "gelu"])

@@ -24,6 +24,7 @@ Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1. For one feature with the
 """
 
 import dataclasses
+import enum
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,22 @@ Moments = tuple[Center, Tensor, Tensor]
 #: Most values of a feature for which a float32 mean, corrected once, is exact:
 #: each sum is off by at most 1024 roundings, both together by 4e-9 of the mean.
 PLAIN_FEW = 1024
+
+
+class Engine(enum.Enum):
+    """What runs the expressions, on which depends how sums are taken."""
+
+    #: Plain operations on a small tensor, where their number counts.
+    PLAIN = enum.auto()
+    #: Plain operations on a large tensor, where each pass over it is costly.
+    BLOCKS = enum.auto()
+    XLA_ON_CPU = enum.auto()
+    XLA_ON_GPU = enum.auto()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether this is XLA."""
+        return self in {Engine.XLA_ON_CPU, Engine.XLA_ON_GPU}
 
 
 class Saved(NamedTuple):
@@ -65,17 +82,14 @@ class Algorithm1:
         activation: Name in `activations.BY_NAME`.
         from_output: Whether the backward pass starts from the output, and not
             from the input.
-        compiled: Whether the expressions are run by XLA.
-        blocks: Whether plain operations run the expressions on a large
-            tensor, where each pass over it is costly.
+        engine: What runs the expressions.
     """
 
     axes: tuple[int, ...]
     epsilon: float
     activation: str
     from_output: bool
-    compiled: bool
-    blocks: bool
+    engine: Engine
 
     def moments(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
         """Center, biased variance and count of the values of this replica.
@@ -84,9 +98,11 @@ class Algorithm1:
         an argument because XLA would turn division by a constant into a
         product and recompute that for each value.
         """
-        few = reductions.unfolded(self.axes) if self.compiled else PLAIN_FEW
-        are_few = reductions.are_few(x, self.axes, at_most=few)
-        if mask is None and are_few and not self.blocks:
+        few = {
+            Engine.PLAIN: PLAIN_FEW,
+            Engine.XLA_ON_CPU: reductions.unfolded(self.axes),
+        }.get(self.engine, 0)
+        if mask is None and reductions.are_few(x, self.axes, at_most=few):
             return self._moments_of_few(x, size)
         return self._moments_of_many(x, size, mask)
 
@@ -121,7 +137,7 @@ class Algorithm1:
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = reductions.mean_of_sample(x, self.axes, dtype)
+            shift = self._mean_of_sample(x)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -130,12 +146,11 @@ class Algorithm1:
                 ),
                 [x, mask],
             )
-            shift /= tf.maximum(count, 1.0)
-        shift = xla.rounded(shift)
+            shift = xla.rounded(shift / tf.maximum(count, 1.0))
         around = self._expand(shift)
 
         m = tf.maximum(count, 1.0)
-        if not self.compiled and not self.blocks:
+        if self.engine is Engine.PLAIN:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             rest = tf.reduce_sum(shifted, self.axes) / m
             square = tf.square(_where(mask, shifted - self._expand(rest)))
@@ -152,15 +167,25 @@ class Algorithm1:
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
 
+    def _mean_of_sample(self, x: Tensor) -> Tensor:
+        dtype = statistics_dtype(x)
+        if self.engine is Engine.XLA_ON_GPU:
+            # Nothing follows the sum that could be rounded differently.
+            return reductions.mean_of_sparse_sample(x, self.axes, dtype)
+        return xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
+
     def _sums(
         self,
         function: Callable[..., tuple[Tensor, Tensor]],
         tensors: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Sums per feature of the two tensors that a function gives."""
-        if self.compiled:
+        if self.engine is Engine.XLA_ON_CPU:
             return reductions.folded(function, tensors, self.axes)
-        add = reductions.in_blocks if self.blocks else tf.reduce_sum
+        if self.engine is Engine.XLA_ON_GPU:
+            return reductions.packed(function, tensors, self.axes)
+        blocks = self.engine is Engine.BLOCKS
+        add = reductions.in_blocks if blocks else tf.reduce_sum
         first, second = function(*tensors)
         return add(first, self.axes), add(second, self.axes)
 
@@ -351,8 +376,13 @@ class Algorithm1:
         return centered
 
     def _left_over(self, center: Center) -> Center:
-        """The parts of a center left to coefficients, which saves a pass."""
-        return center[1:] if self.blocks else ()
+        """The parts of a center left to coefficients.
+
+        Between plain operations this saves a pass; on a GPU, every value's
+        subtraction in each of four kernels.
+        """
+        left = self.engine in {Engine.BLOCKS, Engine.XLA_ON_GPU}
+        return center[1:] if left else ()
 
     def _left_over_of(self, saved: Saved) -> Center:
         """The same in the backward pass, where an output leaves nothing."""
@@ -361,7 +391,8 @@ class Algorithm1:
     def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         """`slope x + shift` per feature; a graph runs equal ones once."""
         product = x * self._expand(slope)
-        if not self.compiled and self.axes == tuple(range(len(x.shape) - 1)):
+        channels_last = self.axes == tuple(range(len(x.shape) - 1))
+        if channels_last and not self.engine.compiles:
             return tf.nn.bias_add(product, shift)  # The fastest with a row.
         return product + self._expand(shift)
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.python.eager import forwardprop_util
 
 from keras_bn.backend import reductions, xla
-from keras_bn.backend.algorithm1 import PLAIN_FEW, Algorithm1
+from keras_bn.backend.algorithm1 import PLAIN_FEW, Algorithm1, Engine
 
 Tensor = Any  # tf.Tensor is untyped for mypy.
 
@@ -64,11 +64,13 @@ def run(algorithm: Algorithm1) -> Run:
 def _found(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
     """An expression, over grouped axes and compiled if that is worthwhile."""
     expression = getattr(algorithm, name)
-    # LiteRT folds `normalize` into a convolution only without reshapes.
-    if name != "normalize" and (algorithm.compiled or algorithm.blocks):
+    engine = algorithm.engine
+    # LiteRT folds `normalize` into a convolution only without reshapes. On a
+    # GPU, reshapes keep XLA from fusing what comes before and after.
+    if name != "normalize" and engine in {Engine.BLOCKS, Engine.XLA_ON_CPU}:
         expression = _grouping(algorithm, name)
-    if not algorithm.compiled:
-        large = algorithm.blocks and name != "normalize"
+    if not engine.compiles:
+        large = engine is Engine.BLOCKS and name != "normalize"
         return _traced_once(expression) if large else expression
     compiled = tf.function(expression, autograph=False, jit_compile=True)
     return _clustered(expression, compiled) if name == "normalize" else compiled
@@ -183,18 +185,37 @@ def without_compiling() -> Iterator[None]:
         _COMPILING.reset(token)
 
 
-def worth_compiling(
-    x: Tensor, axes: Sequence[int], *, sums: bool = True
-) -> bool:
+def engine(x: Tensor, axes: Sequence[int], *, sums: bool = True) -> Engine:
+    """What should run the expressions for `x`.
+
+    Args:
+        x: The input.
+        axes: Its axes that the statistics are taken over.
+        sums: Whether the expressions have any.
+    """
+    if _worth_compiling(x, axes, sums=sums):
+        return Engine.XLA_ON_GPU if _sees_gpu() else Engine.XLA_ON_CPU
+    return Engine.BLOCKS if _worth_blocks(x, axes) else Engine.PLAIN
+
+
+def _sees_gpu() -> bool:
+    """Whether TensorFlow will use a GPU, unless told otherwise."""
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
+def _worth_compiling(x: Tensor, axes: Sequence[int], *, sums: bool) -> bool:
     """Whether XLA should compile the expressions for `x`.
 
     XLA compiles every new shape, in half a second or more. A batch has few
     sizes, but other unknown sizes may take any value. Outside graphs all sizes
-    are known, and only the first few shapes are compiled.
+    are known, and only the first few shapes are compiled. What XLA compiles
+    for a GPU anyway is written for it at any size: kernels count there.
     """
     few_shapes = None not in x.shape[1:] or xla.compiles()
     if not _COMPILING.get() or not few_shapes or _have_tangents([x]):
         return False
+    if xla.compiles() and _sees_gpu():
+        return True
     of_feature = size(x, axes)
     times = 1
     if not sums:
@@ -226,11 +247,11 @@ def _have_tangents(tensors: Sequence[Tensor]) -> bool:
     return any(forwardprop_util.pack_tangents(tensors).indices)
 
 
-def worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `x` is large and XLA does not compile its expressions."""
+def _worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether `x` is large and XLA does not compile its sums."""
     features = [n for a, n in enumerate(x.shape) if a not in axes]
     few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
-    if None in features or few or worth_compiling(x, axes):
+    if None in features or few or _worth_compiling(x, axes, sums=True):
         return False
     return _values(x) >= _WORTH_COMPILING
 
@@ -253,7 +274,7 @@ def images_for_one_kernel(
     images, squeezed = x, []
     if not tf.is_symbolic_tensor(x) or xla.compiles():
         return None, []
-    if tf.config.get_visible_devices("GPU"):
+    if _sees_gpu():
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")

@@ -16,6 +16,7 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras_bn.backend import compiling, replicas
 from keras_bn.backend.algorithm1 import (
     Algorithm1,
+    Engine,
     Moments,
     Saved,
     as_center,
@@ -60,8 +61,7 @@ def batch_norm(
         epsilon=epsilon,
         activation=activation,
         from_output=keeps == "output",
-        compiled=compiling.worth_compiling(x, axes),
-        blocks=compiling.worth_blocks(x, axes),
+        engine=compiling.engine(x, axes),
     )
     synchronized = synchronized and replicas.are_several()
     y, mean, variance, count = _with_gradient(
@@ -162,18 +162,17 @@ def apply_statistics(
         epsilon=epsilon,
         activation=activation,
         from_output=False,
-        compiled=compiling.worth_compiling(x, axes),
-        blocks=compiling.worth_blocks(x, axes),
+        engine=compiling.engine(x, axes),
     )
     without_sums = dataclasses.replace(
-        algorithm, compiled=compiling.worth_compiling(x, axes, sums=False)
+        algorithm, engine=compiling.engine(x, axes, sums=False)
     )
-    single_product = dataclasses.replace(algorithm, compiled=False)
+    for_dx = without_sums
+    if activation == "linear" and for_dx.engine.compiles:
+        for_dx = dataclasses.replace(algorithm, engine=Engine.PLAIN)
     run = compiling.run(algorithm)
     run_without_sums = compiling.run(without_sums)
-    run_for_dx = compiling.run(
-        single_product if activation == "linear" else without_sums
-    )
+    run_for_dx = compiling.run(for_dx)
     images, squeezed = compiling.images_for_one_kernel(x, axes)
 
     # In a graph, only the requested parts of this backward pass run;
