@@ -14,6 +14,7 @@ import keras
 
 from keras_bn import (
     arguments,
+    checks,
     masks,
     moving_averages,
     ops,
@@ -164,7 +165,7 @@ class BatchNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.axis = arguments.integers("axis", axis)
         self.momentum = arguments.fraction("momentum", momentum)
-        self.epsilon = ops.checked_epsilon(epsilon)
+        self.epsilon = checks.checked_epsilon(epsilon)
         self.center = bool(center)
         self.scale = bool(scale)
         self.beta_initializer = keras.initializers.get(beta_initializer)
@@ -251,7 +252,7 @@ class BatchNormalization(keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the weights for the feature axes of `input_shape`."""
         rank = len(input_shape)
-        axes = ops.canonical_axes(self.axis, rank, name="axis")
+        axes = checks.canonical_axes(self.axis, rank, name="axis")
         if len(axes) == rank:
             raise ValueError(
                 "axis must leave at least one axis to take statistics over. "
@@ -355,7 +356,7 @@ class BatchNormalization(keras.layers.Layer):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Normalizes `inputs`; see the class."""
-        ops.require_dense(inputs)
+        checks.require_dense(inputs)
         if mask is not None:
             masks.require_aligned(mask, inputs)
         if training and self.trainable:
@@ -545,14 +546,14 @@ class BatchNormalization(keras.layers.Layer):
         self, input_shape: Sequence[int | None]
     ) -> tuple[int | None, ...]:
         """The shape of the input."""
-        ops.canonical_axes(self.axis, len(input_shape), name="axis")
+        checks.canonical_axes(self.axis, len(input_shape), name="axis")
         return tuple(input_shape)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """See Keras; raises `ValueError` for integers, before any data."""
         # A subclass with a call of its own may accept other inputs.
         if type(self).call is BatchNormalization.call:
-            ops.require_floating(args[0] if args else kwargs["inputs"])
+            checks.require_floating(args[0] if args else kwargs["inputs"])
         return super().compute_output_spec(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:

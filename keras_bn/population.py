@@ -23,7 +23,7 @@ from typing import Any, Literal, NoReturn
 import keras
 import numpy as np
 
-from keras_bn import arguments, ops, statistics, structure
+from keras_bn import arguments, checks, ops, statistics, structure
 from keras_bn.statistics import POOLINGS, Statistics
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
@@ -305,7 +305,7 @@ def _normalize(
 ) -> tuple[Tensor, Statistics]:
     """The layer's output for a batch, as in training, and the statistics."""
     x = keras.ops.cast(inputs, "float64")
-    features = ops.canonical_axes(layer.axis, len(x.shape), name="axis")
+    features = checks.canonical_axes(layer.axis, len(x.shape), name="axis")
     axes = [axis for axis in range(len(x.shape)) if axis not in features]
     batch = statistics.of_values(x, axes, mask)
     several = batch.weight > 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bn import ops, structure
+from keras_bn import checks, structure
 
 Layer = Any  # keras.layers.Layer is untyped for mypy.
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Affine:
         shift = -double(layer.moving_mean) * slope
         if layer.beta is not None:
             shift = shift + double(layer.beta)
-        axes = ops.canonical_axes(layer.axis, rank, name="axis")
+        axes = checks.canonical_axes(layer.axis, rank, name="axis")
         return cls(rank, axes, slope, shift)
 
     def equals(self, other: "Affine") -> bool:
