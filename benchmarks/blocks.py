@@ -2,7 +2,7 @@
 """What batch normalization adds to the blocks of a network.
 
     python -m benchmarks.blocks
-    python -m benchmarks.blocks --times=8 --jit_compile  # on a GPU
+    python -m benchmarks.blocks --times=8 --jit_compile --calls=10  # on a GPU
 
 Eight blocks follow one another, each a dense layer or a convolution, batch
 normalization, and a ReLU: with our layer, with Keras', and without any. Within
@@ -11,6 +11,7 @@ same kind, and TensorFlow's graph optimizer may fuse the layer with its
 neighbours: with a convolution that is not depthwise and has no bias.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -118,17 +119,21 @@ def row(
     shape: tuple[int, ...],
     rounds: int,
     jit_compile: bool,
+    calls: int,
+    dtype: str,
 ) -> dict[str, Any]:
     """Seconds of a block, by its normalization."""
+    keras.config.set_dtype_policy(dtype)
     values = np.random.default_rng(1).standard_normal(shape, np.float32)
     x = tf.constant(values)
+
+    def several(make: Any) -> Callable[[], Any]:
+        model = network(block, shape, make)
+        run = run_of(model, x, pass_, jit_compile=jit_compile)
+        return lambda: [run() for _ in range(calls)]
+
     seconds = measure.interleaved(
-        {
-            name: run_of(
-                network(block, shape, make), x, pass_, jit_compile=jit_compile
-            )
-            for name, make in MAKERS.items()
-        },
+        {name: several(make) for name, make in MAKERS.items()},
         rounds=rounds,
         warm_up=20,
     )
@@ -137,7 +142,9 @@ def row(
         "block": block,
         "shape": list(shape),
         "jit_compile": jit_compile,
-        "seconds": {name: s / BLOCKS for name, s in seconds.items()},
+        "calls": calls,
+        "dtype": dtype,
+        "seconds": {name: s / (calls * BLOCKS) for name, s in seconds.items()},
     }
 
 
@@ -146,16 +153,17 @@ def rows(
     passes: Sequence[str],
     blocks: Sequence[str],
     times: int,
-    rounds: int,
-    jit_compile: bool,
+    **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Every case in a process of its own, with batches `times` as large."""
+    """Every case in a process of its own, with batches `times` as large.
+
+    `options` are those of `row`.
+    """
     for pass_, (block, (batch, *others)) in itertools.product(passes, CASES):
         if block.removesuffix(UNKNOWN) in blocks:
             shape = (batch * times, *others)
-            yield measure.in_a_process(
-                row, pass_, block, shape, rounds, jit_compile
-            )
+            case = functools.partial(row, pass_, block, shape, **options)
+            yield measure.in_a_process(case)
 
 
 def markdown(measured: Sequence[dict[str, Any]]) -> str:
@@ -179,7 +187,8 @@ def markdown(measured: Sequence[dict[str, Any]]) -> str:
 
 def main(_: list[str]) -> None:
     """Measures, writes the JSON after each case, prints a table."""
-    names = "passes", "blocks", "times", "rounds", "jit_compile"
+    options = "rounds", "jit_compile", "calls", "dtype"
+    names = "passes", "blocks", "times", *options
     measured = []
     for found in rows(**{name: FLAGS[name].value for name in names}):
         measured.append(found)
@@ -194,5 +203,17 @@ if __name__ == "__main__":
     flags.DEFINE_multi_enum("blocks", list(FIRST), FIRST, "which to measure")
     flags.DEFINE_integer("times", 1, "factor of batch sizes", lower_bound=1)
     flags.DEFINE_bool("jit_compile", False, "compile all of it with XLA")
+    flags.DEFINE_integer(
+        "calls",
+        1,
+        "calls in a row, after which a GPU is waited for",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        "float32",
+        ["float32", "mixed_float16", "mixed_bfloat16"],
+        "dtype policy of all layers",
+    )
     flags.DEFINE_string("output", "build/bench/blocks.json", "file to write")
     app.run(main)
