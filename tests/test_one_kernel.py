@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference on images: a single TensorFlow kernel where it is fastest."""
 
+import collections
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -253,6 +256,47 @@ def test_xla_on_a_gpu_has_expressions_of_its_own(monkeypatch):
     if not devices.ON_GPU:
         assert chosen((4, 3), jit_compile=True) is Engine.PLAIN
         assert chosen((5000, 64), jit_compile=True) is Engine.XLA_ON_CPU
+
+
+def test_what_xla_gets_for_a_gpu(monkeypatch):
+    """Few kernels: two sums in one complex number, forward and backward, no
+    axes merged, and what the sample leaves of the mean not subtracted."""
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
+
+    @tf.function(jit_compile=True)
+    def run(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, *_ = ops.batch_norm(x, axes=(0, 1, 2))
+        return y, tape.gradient(y, x, output_gradients=dy)
+
+    x = tf.zeros([90, 9, 6, 8])
+    hlo = run.experimental_get_compiler_ir(x, x)(stage="hlo")
+    found = collections.Counter(
+        re.findall(r" = (\w+\[[\d,]*\])\S* ([a-z-]+)\(", hlo)
+    )
+    assert found["c64[8]", "reduce"] == 2
+    assert found["f32[8]", "reduce"] == 1
+    assert found["f32[18,3,3,8]", "multiply"] == 1
+    assert found["f32[90,9,6,8]", "subtract"] == 5
+    shapes = {shape for shape, _ in found if shape.count(",") > 0}
+    assert {shape[3:] for shape in shapes} == {"[90,9,6,8]", "[18,3,3,8]"}
+
+
+def test_a_cpu_named_beside_a_gpu_gets_what_a_cpu_runs(monkeypatch):
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
+    x = tf.TensorSpec([5000, 64])
+    engines = []
+
+    @tf.function
+    def run(x):
+        with tf.device("CPU"):
+            engines.append(compiling.engine(x, (0,)))
+        with tf.device("GPU"):
+            engines.append(compiling.engine(x, (0,)))
+
+    run.get_concrete_function(x)
+    assert engines == [Engine.XLA_ON_CPU, Engine.XLA_ON_GPU]
 
 
 @pytest.mark.parametrize("activation", [None, "elu", "silu", "gelu"])

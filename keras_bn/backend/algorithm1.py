@@ -44,9 +44,9 @@ PLAIN_FEW = 1024
 class Engine(enum.Enum):
     """What runs the expressions, on which depends how sums are taken."""
 
-    #: Plain operations on a small tensor, where their number counts.
+    #: As few plain operations as possible, which is best for small tensors.
     PLAIN = enum.auto()
-    #: Plain operations on a large tensor, where each pass over it is costly.
+    #: Plain operations in few passes, which is best for large tensors.
     BLOCKS = enum.auto()
     XLA_ON_CPU = enum.auto()
     XLA_ON_GPU = enum.auto()
@@ -170,7 +170,6 @@ class Algorithm1:
     def _mean_of_sample(self, x: Tensor) -> Tensor:
         dtype = statistics_dtype(x)
         if self.engine is Engine.XLA_ON_GPU:
-            # Nothing follows the sum that could be rounded differently.
             return reductions.mean_of_sparse_sample(x, self.axes, dtype)
         return xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
 
@@ -378,8 +377,8 @@ class Algorithm1:
     def _left_over(self, center: Center) -> Center:
         """The parts of a center left to coefficients.
 
-        Between plain operations this saves a pass; on a GPU, every value's
-        subtraction in each of four kernels.
+        Between plain operations this saves a pass; on a GPU, a subtraction in
+        each of three kernels.
         """
         left = self.engine in {Engine.BLOCKS, Engine.XLA_ON_GPU}
         return center[1:] if left else ()

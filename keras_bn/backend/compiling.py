@@ -2,7 +2,7 @@
 """Decides what runs the expressions: XLA, plain operations, or one kernel.
 
 The choice depends on the size of the tensor, on how much of its shape is known,
-and on the operation that made it.
+on the operation that made it, and on whether a GPU is there.
 """
 
 import collections
@@ -194,13 +194,19 @@ def engine(x: Tensor, axes: Sequence[int], *, sums: bool = True) -> Engine:
         sums: Whether the expressions have any.
     """
     if _worth_compiling(x, axes, sums=sums):
-        return Engine.XLA_ON_GPU if _sees_gpu() else Engine.XLA_ON_CPU
+        return Engine.XLA_ON_GPU if _for_gpu() else Engine.XLA_ON_CPU
     return Engine.BLOCKS if _worth_blocks(x, axes) else Engine.PLAIN
 
 
-def _sees_gpu() -> bool:
-    """Whether TensorFlow will use a GPU, unless told otherwise."""
-    return bool(tf.config.get_visible_devices("GPU"))
+def _for_gpu() -> bool:
+    """Whether a GPU is to run what is called here, as far as that is known.
+
+    A graph may be moved to a CPU later.
+    """
+    if not tf.config.get_visible_devices("GPU"):
+        return False
+    here = tf.DeviceSpec.from_string(tf.zeros([]).device).device_type
+    return here in {None, "GPU"}
 
 
 def _worth_compiling(x: Tensor, axes: Sequence[int], *, sums: bool) -> bool:
@@ -208,13 +214,13 @@ def _worth_compiling(x: Tensor, axes: Sequence[int], *, sums: bool) -> bool:
 
     XLA compiles every new shape, in half a second or more. A batch has few
     sizes, but other unknown sizes may take any value. Outside graphs all sizes
-    are known, and only the first few shapes are compiled. What XLA compiles
-    for a GPU anyway is written for it at any size: kernels count there.
+    are known, and only the first few shapes are compiled. Within an enclosing
+    `jit_compile` on a GPU, always: the number of kernels counts at any size.
     """
     few_shapes = None not in x.shape[1:] or xla.compiles()
     if not _COMPILING.get() or not few_shapes or _have_tangents([x]):
         return False
-    if xla.compiles() and _sees_gpu():
+    if xla.compiles() and _for_gpu():
         return True
     of_feature = size(x, axes)
     times = 1
@@ -274,7 +280,7 @@ def images_for_one_kernel(
     images, squeezed = x, []
     if not tf.is_symbolic_tensor(x) or xla.compiles():
         return None, []
-    if _sees_gpu():
+    if _for_gpu():
         return None, []
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")

@@ -12,8 +12,8 @@ With up to 256 values per feature, nothing is left to fold after one stage. Down
 to 128, adding four slices of rows still pays; below that, XLA's own reduction
 is better.
 
-On a GPU, XLA's own reduction is fast and exact, and what counts is the number
-of kernels; two sums are one complex number there, too.
+On a GPU, XLA's own reduction is fast and exact to 1e-6, and the number of
+kernels counts; two sums are one complex number there, too.
 
 TensorFlow's plain reductions are as exact, and faster, if taken in steps: over
 blocks of 64 rows, over blocks of the results, and over the rest.
@@ -142,10 +142,10 @@ def packed(
     tensors: Sequence[Tensor],
     axes: tuple[int, ...],
 ) -> Pair:
-    """What `folded` returns, for a GPU: there XLA's own reduction is exact.
+    """What `folded` returns, for a GPU and any axes.
 
-    It has two stages. Packed as one complex number, the two sums take a kernel
-    for each; separate ones share the first only.
+    XLA's reduction runs in two kernels, also for a complex number. Two real
+    sums would share only the first of them.
     """
     return _unpacked(tf.reduce_sum(_packed(function)(*tensors), axes))
 
@@ -180,23 +180,32 @@ def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
 def mean_of_sparse_sample(
     x: Tensor, axes: tuple[int, ...], dtype: Any
 ) -> Tensor:
-    """Mean of a sample: as above of the first axis, 3 to 5 places of others.
+    """Mean of a sample for a GPU, where neighbouring axes are not merged.
 
-    For a GPU, where axes are not merged. Its terms are divided, not the sum:
-    XLA on a GPU writes a sum to memory, so it is the same number wherever it is
-    used, and what would follow it is another kernel.
+    Of the first axis it has 17 to 33 places, or all below 83; of every other
+    axis 3 to 5, in the middle of equal parts, as edges may be unlike the rest.
+
+    The terms are divided, not their sum: a product after the sum might be
+    rounded together with the subtraction that follows, differently at each use.
+
+    Args:
+        x: Any floating dtype.
+        axes: The axes to take the mean over, ascending.
+        dtype: What to compute in.
+
+    Returns:
+        The mean, without the axes; 0 where there are no values.
     """
     sizes = tf.shape(x)
     places = [slice(None)] * len(x.shape)
-    for axis in axes:
-        step = sizes[axis] // 3
-        if axis == axes[0]:
-            step = sizes[axis] // _STEP[1] * _STEP[0]
-        places[axis] = slice(None, None, tf.maximum(step, 1))
+    step = tf.maximum(sizes[axes[0]] // _STEP[1] * _STEP[0], 1)
+    places[axes[0]] = slice(None, None, step)
+    for axis in axes[1:]:
+        step = tf.maximum(sizes[axis] // 3, 1)
+        places[axis] = slice((step - 1) // 2, None, step)
     sample = tf.cast(x[tuple(places)], dtype)
     values = tf.reduce_prod(tf.gather(tf.shape(sample), axes))
-    share = tf.math.reciprocal_no_nan(tf.cast(values, dtype))
-    mean = tf.reduce_sum(sample * share, axes)
+    mean = tf.reduce_sum(sample * (1.0 / tf.cast(values, dtype)), axes)
     mean.set_shape([x.shape[a] for a in range(len(x.shape)) if a not in axes])
     return mean
 
