@@ -184,10 +184,40 @@ def test_images_of_a_middle_or_unknown_size_go_through_the_kernel(shape):
         (0, 64, 64, 3),
         (96, 1024),
         (96, 32, 32),
+        (512, 1024),
+        (None, 4096),
+        (64, None, 64),
     ],
 )
 def test_others_do_not_without_a_convolution(shape):
     assert "FusedBatchNormV3" not in kinds_of(shape)
+
+
+@devices.on_cpu
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize(
+    "shape", [(160, 1024), (33, 100, 64), (4, 8, 8, 16, 64), (300_000, 1)]
+)
+def test_other_ranks_of_a_middle_size_do_as_volumes(shape, activation):
+    assert "FusedBatchNormV3" in kinds_of(shape, activation=activation)
+    with ops.without_compiling():
+        assert "FusedBatchNormV3" not in kinds_of(shape, activation=activation)
+    layer = layers.built(BatchNormalization(activation=activation), shape)
+    layer.moving_mean.assign_add(np.full(shape[-1], 1e4))
+    x = images(1e4, shape)
+
+    def call(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=False)
+        return y, tape.gradient(y, [x, layer.gamma, layer.beta])
+
+    y, gradients = tf.function(call)(x)
+    z = exact(layer, x)
+    expected = keras.activations.get(activation)(tf.constant(z))
+    assert layers.relative_error(y, expected) < 1e-6
+    for got, want in zip(gradients, call(x)[1], strict=True):
+        assert layers.relative_error(got, want) < 1e-5
 
 
 def test_other_ranks_with_the_same_axes_do_not():
@@ -204,7 +234,7 @@ def test_other_ranks_with_the_same_axes_do_not():
         ((128, 1024), True, True),
         ((None, 1024), True, True),
         ((None, None, 1024), True, False),
-        ((256, 1024), False, True),
+        ((512, 1024), False, True),
         ((None, 8192), False, True),
         ((None, None, 8192), False, False),
     ],

@@ -210,7 +210,10 @@ class Algorithm1:
         gamma: Tensor,
         beta: Tensor,
     ) -> Tensor:
-        """The output by TensorFlow's kernel; for float32 `[N, H, W, C]`."""
+        """The output by TensorFlow's kernel.
+
+        For float32 images `[N, H, W, C]` and volumes `[N, D, H, W, C]`.
+        """
         z, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=gamma,
@@ -219,6 +222,7 @@ class Algorithm1:
             variance=variance,
             epsilon=self.epsilon,
             is_training=False,
+            data_format="NHWC" if len(x.shape) == 4 else "NDHWC",
         )
         return self._activation.function(z)
 

@@ -33,6 +33,9 @@ _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 #: with given statistics. With fewer its start takes too long; with more, XLA is
 #: as fast and fuses any activation.
 _WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
+#: The same for tensors of other ranks, as volumes, which oneDNN leaves to
+#: TensorFlow. With fewer it wakes a second thread for too little work.
+_WORTH_A_KERNEL_OF_VOLUMES = range(5 * 2**15, 2**19)
 #: Most shapes of a kind that XLA compiles outside graphs: full, last and
 #: validation batches of a few layers.
 _MOST_SHAPES = 8
@@ -262,9 +265,9 @@ def _worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
     return _values(x) >= _WORTH_COMPILING
 
 
-def images_for_one_kernel(
+def for_one_kernel(
     x: Tensor, axes: Sequence[int]
-) -> tuple[Tensor | None, list[int]]:
+) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
     """What TensorFlow's own kernel should normalize, with given statistics.
 
     On a CPU the kernel is as exact as ours, except under XLA. After a
@@ -273,28 +276,39 @@ def images_for_one_kernel(
     mean is large.
 
     Returns:
-        Images `[N, H, W, C]`, and the axes to squeeze out of the result. The
-        images are `x`, or the Conv2D output that a convolution of sequences
-        squeezes to `x`; `None` if the kernel is not worthwhile.
+        Images `[N, H, W, C]` or volumes `[N, D, H, W, C]`, and what makes of
+        their like one of `x`. The images are `x`, or the Conv2D output that a
+        convolution of sequences squeezes to `x`. `None` if the kernel is not
+        worthwhile.
     """
-    images, squeezed = x, []
-    if not tf.is_symbolic_tensor(x) or xla.compiles():
-        return None, []
-    if _for_gpu():
-        return None, []
+    if not tf.is_symbolic_tensor(x) or xla.compiles() or _for_gpu():
+        return None
+    channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))
+    if x.dtype != tf.float32 or not channels_last:
+        return None
+    images, back = x, lambda y: y
     if x.op.type == "Squeeze" and x.op.inputs[0].op.type == "Conv2D":
         squeezed = x.op.get_attr("squeeze_dims")
         # No names mean all axes; and the feature axis has to stay.
         if squeezed and not {-1, 3} & set(squeezed):
             images = x.op.inputs[0]
-    channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))
-    if len(images.shape) != 4 or x.dtype != tf.float32 or not channels_last:
-        return None, []
+            back = functools.partial(tf.squeeze, axis=squeezed)
     if images.op.type == "Conv2D":
         worth = images.op.get_attr("data_format") == b"NHWC"
-    else:
+    elif len(x.shape) == 4:
         worth = None in x.shape[1:] or _values(x) in _WORTH_ONE_KERNEL
-    return (images, squeezed) if worth else (None, [])
+    else:
+        worth = _are_worth_volumes(x)
+        if worth:
+            images = tf.reshape(x, [-1, 1, 1, 1, x.shape[-1]])
+            back = functools.partial(tf.reshape, shape=x.shape)
+    return (images, back) if worth else None
+
+
+def _are_worth_volumes(x: Tensor) -> bool:
+    # Exported models have batches of any size; not all formats know volumes.
+    known = None not in x.shape and _COMPILING.get()
+    return known and _values(x) in _WORTH_A_KERNEL_OF_VOLUMES
 
 
 def _values(x: Tensor) -> int:

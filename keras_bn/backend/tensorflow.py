@@ -173,7 +173,7 @@ def apply_statistics(
     run = compiling.run(algorithm)
     run_without_sums = compiling.run(without_sums)
     run_for_dx = compiling.run(for_dx)
-    images, squeezed = compiling.images_for_one_kernel(x, axes)
+    one_kernel = compiling.for_one_kernel(x, axes)
 
     # In a graph, only the requested parts of this backward pass run;
     # TensorFlow's own gradient of a compiled function is all or nothing.
@@ -191,12 +191,11 @@ def apply_statistics(
             dmean, dvariance = algorithm.constants_gradient(kept, dgamma, dbeta)
             return dx, dmean, dvariance, dgamma, dbeta
 
-        if images is not None:
+        if one_kernel is not None:
             # Not `x`: nothing may come between convolution and kernel.
+            images, back = one_kernel
             parameters = mean, variance, gamma, beta
-            y = algorithm.normalize_in_one(images, *parameters)
-            if squeezed:
-                y = tf.squeeze(y, squeezed)
+            y = back(algorithm.normalize_in_one(images, *parameters))
         else:
             y = run_without_sums.normalize(x, (mean,), variance, gamma, beta)
         return y, gradient
