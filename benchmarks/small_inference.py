@@ -38,7 +38,7 @@ Tensor = Any
 Array = NDArray[Any]
 Normalize = Callable[[Tensor], Tensor]
 
-SHAPES = ((60, 100), (64, 512), (128, 1024), (256, 1024))
+SHAPES = ((60, 100), (64, 512), (128, 1024), (192, 1024), (256, 1024))
 TIMES = 100
 #: The first shape has this many times as many rounds.
 ROUNDS_OF_FIRST = 5
