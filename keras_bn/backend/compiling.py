@@ -35,7 +35,7 @@ _TIMES_FOR_FEW, _TIMES_WITHOUT_SUMS = 4, 8
 _WORTH_ONE_KERNEL = range(3 * 2**15, 2**20)
 #: The same for tensors of other ranks, as volumes, which oneDNN leaves to
 #: TensorFlow. With fewer it wakes a second thread for too little work.
-_WORTH_A_KERNEL_OF_VOLUMES = range(5 * 2**15, 2**19)
+_WORTH_A_KERNEL_OF_VOLUMES = range(5 * 2**15, 2**18)
 #: Most shapes of a kind that XLA compiles outside graphs: full, last and
 #: validation batches of a few layers.
 _MOST_SHAPES = 8
