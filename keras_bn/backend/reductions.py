@@ -188,13 +188,7 @@ def mean_of_sparse_sample(
     The terms are divided, not their sum: a product after the sum might be
     rounded together with the subtraction that follows, differently at each use.
 
-    Args:
-        x: Any floating dtype.
-        axes: The axes to take the mean over, ascending.
-        dtype: What to compute in.
-
-    Returns:
-        The mean, without the axes; 0 where there are no values.
+    Arguments and result are those of `mean_of_sample`.
     """
     sizes = tf.shape(x)
     places = [slice(None)] * len(x.shape)
