@@ -67,13 +67,13 @@ def run(algorithm: Algorithm1) -> Run:
 def _found(algorithm: Algorithm1, name: str) -> Callable[..., Any]:
     """An expression, over grouped axes and compiled if that is worthwhile."""
     expression = getattr(algorithm, name)
-    engine = algorithm.engine
+    chosen = algorithm.engine
     # LiteRT folds `normalize` into a convolution only without reshapes. On a
     # GPU, reshapes keep XLA from fusing what comes before and after.
-    if name != "normalize" and engine in {Engine.BLOCKS, Engine.XLA_ON_CPU}:
+    if name != "normalize" and chosen in {Engine.BLOCKS, Engine.XLA_ON_CPU}:
         expression = _grouping(algorithm, name)
-    if not engine.compiles:
-        large = engine is Engine.BLOCKS and name != "normalize"
+    if not chosen.compiles:
+        large = chosen is Engine.BLOCKS and name != "normalize"
         return _traced_once(expression) if large else expression
     compiled = tf.function(expression, autograph=False, jit_compile=True)
     return _clustered(expression, compiled) if name == "normalize" else compiled
