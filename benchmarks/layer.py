@@ -367,7 +367,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def main(_: list[str]) -> None:
-    """Measures, writes the JSON, prints the tables."""
+    """Measures, writes the JSON after each case, prints the tables."""
     if FLAGS.markdown:
         contents = json.loads(Path(FLAGS.markdown).read_text("utf-8"))
         print(markdown(contents["results"]))
@@ -375,9 +375,9 @@ def main(_: list[str]) -> None:
     rows = []
     for found in measured(FLAGS.rounds, FLAGS.times):
         rows.append(found)
+        measure.write(FLAGS.output, rows)
         ratio = found["seconds"]["ours"] / found["seconds"]["keras"]
         print(*list(found.values())[:3], f"{ratio:.2f}", flush=True)
-    measure.write(FLAGS.output, rows)
     print(markdown(rows))
 
 

@@ -309,9 +309,10 @@ def test_the_mean_of_a_sparse_sample(size, axes):
     shape = [2, 7, 3, 20]
     shape[axes[0]] = size
     x = layers.features(tuple(shape), axes=axes)
-    taken = x.take(range(0, size, max(size // 83 * 5, 1)), axes[0])
+    middles = {83: range(2, 80, 5), 500: range(14, 480, 30)}
+    taken = x.take(middles.get(size, range(size)), axes[0])
     for axis in axes[1:]:
-        places = {3: [0, 1, 2], 7: [0, 2, 4, 6], 20: [2, 8, 14]}[shape[axis]]
+        places = {3: [0, 1, 2], 7: [0, 2, 4], 20: [2, 8, 14]}[shape[axis]]
         taken = taken.take(places, axis)
     expected = taken.mean(axes) if size else np.zeros_like(taken.sum(axes))
     measured = reductions.mean_of_sparse_sample(

@@ -2,6 +2,7 @@
 """Inference on images: a single TensorFlow kernel where it is fastest."""
 
 import collections
+import contextlib
 import re
 
 import keras
@@ -161,6 +162,7 @@ def kinds_of(shape, **options):
     return {node.op for node in graph_of(shape, **options).node}
 
 
+@devices.on_cpu
 @pytest.mark.parametrize(
     "shape",
     [
@@ -309,8 +311,35 @@ def test_what_xla_gets_for_a_gpu(monkeypatch):
     assert found["f32[8]", "reduce"] == 1
     assert found["f32[18,3,3,8]", "multiply"] == 1
     assert found["f32[90,9,6,8]", "subtract"] == 5
-    shapes = {shape for shape, _ in found if shape.count(",") > 0}
-    assert {shape[3:] for shape in shapes} == {"[90,9,6,8]", "[18,3,3,8]"}
+    shapes = {shape[3:] for shape, _ in found if shape.count(",") > 0}
+    split, middle = "[18,5,3,3,3,2,8]", "[18,1,3,1,3,1,8]"
+    assert shapes == {"[90,9,6,8]", split, middle, "[18,3,3,8]"}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((2048, 64), (0,)),
+        ((256, 6, 28, 28), (0, 2, 3)),
+        ((85, 9, 8, 7, 1), (0, 1, 2, 3)),
+    ],
+)
+def test_xla_for_a_gpu_gets_no_slices_with_steps(
+    shape, axes, plain, monkeypatch
+):
+    """Its Triton kernels would read beyond the tensor."""
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
+
+    @tf.function(jit_compile=True)
+    def run(x):
+        return ops.batch_norm(x, axes=axes)[0]
+
+    with ops.without_compiling() if plain else contextlib.nullcontext():
+        hlo = run.experimental_get_compiler_ir(tf.zeros(shape))(stage="hlo")
+    slices = re.findall(r" slice\(.*? slice={(.*?)}", hlo)
+    assert slices
+    assert not re.search(r":\d+:(?!1\b)", "".join(slices)), slices
 
 
 def test_a_cpu_named_beside_a_gpu_gets_what_a_cpu_runs(monkeypatch):

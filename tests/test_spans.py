@@ -203,7 +203,7 @@ def test_single_measures_as_in_the_docs(tmp_path, monkeypatch):
     for block in (1, 2):
         dense = layers.Dense(6, activation="tanh", name=f"dense_{block}")
         h = layers.Add(name=f"add_{block}")([h, dense(h)])
-    model = keras.Model(inputs, layers.Dense(3)(h))
+    model = keras.Model(inputs, layers.Dense(3, name="last")(h))
     model.compile("sgd", "mse")
     x_test = x = np.random.default_rng(0).normal(size=(64, 6))
     activations, y = x[:, :2], x[:, :3]

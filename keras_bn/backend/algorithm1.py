@@ -169,7 +169,9 @@ class Algorithm1:
 
     def _mean_of_sample(self, x: Tensor) -> Tensor:
         dtype = statistics_dtype(x)
-        if self.engine is Engine.XLA_ON_GPU:
+        # Plain operations, too, if XLA compiles them with what is around.
+        compiled = xla.compiles() and xla.for_gpu()
+        if self.engine is Engine.XLA_ON_GPU or compiled:
             return reductions.mean_of_sparse_sample(x, self.axes, dtype)
         return xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
 

@@ -197,19 +197,8 @@ def engine(x: Tensor, axes: Sequence[int], *, sums: bool = True) -> Engine:
         sums: Whether the expressions have any.
     """
     if _worth_compiling(x, axes, sums=sums):
-        return Engine.XLA_ON_GPU if _for_gpu() else Engine.XLA_ON_CPU
+        return Engine.XLA_ON_GPU if xla.for_gpu() else Engine.XLA_ON_CPU
     return Engine.BLOCKS if _worth_blocks(x, axes) else Engine.PLAIN
-
-
-def _for_gpu() -> bool:
-    """Whether a GPU is to run what is called here, as far as that is known.
-
-    A graph may be moved to a CPU later.
-    """
-    if not tf.config.get_visible_devices("GPU"):
-        return False
-    here = tf.DeviceSpec.from_string(tf.zeros([]).device).device_type
-    return here in {None, "GPU"}
 
 
 def _worth_compiling(x: Tensor, axes: Sequence[int], *, sums: bool) -> bool:
@@ -223,7 +212,7 @@ def _worth_compiling(x: Tensor, axes: Sequence[int], *, sums: bool) -> bool:
     few_shapes = None not in x.shape[1:] or xla.compiles()
     if not _COMPILING.get() or not few_shapes or _have_tangents([x]):
         return False
-    if xla.compiles() and _for_gpu():
+    if xla.compiles() and xla.for_gpu():
         return True
     of_feature = size(x, axes)
     times = 1
@@ -281,7 +270,7 @@ def for_one_kernel(
         convolution of sequences squeezes to `x`. `None` if the kernel is not
         worthwhile.
     """
-    if not tf.is_symbolic_tensor(x) or xla.compiles() or _for_gpu():
+    if not tf.is_symbolic_tensor(x) or xla.compiles() or xla.for_gpu():
         return None
     channels_last = tuple(axes) == tuple(range(len(x.shape) - 1))
     if x.dtype != tf.float32 or not channels_last:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether XLA compiles the surrounding code, and what must differ there."""
+"""Whether XLA or a GPU runs the surrounding code, and what differs there."""
 
 from typing import Any
 
@@ -17,6 +17,17 @@ def compiles() -> bool:
     """
     graph = tf.compat.v1.get_default_graph()
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+
+
+def for_gpu() -> bool:
+    """Whether a GPU is to run what is called here, as far as that is known.
+
+    A graph may be moved to a CPU later.
+    """
+    if not tf.config.get_visible_devices("GPU"):
+        return False
+    here = tf.DeviceSpec.from_string(tf.zeros([]).device).device_type
+    return here in {None, "GPU"}
 
 
 def rounded(mean: Tensor) -> Tensor:
