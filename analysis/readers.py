@@ -193,23 +193,30 @@ def read_claim_pictures(logdir: str | Path) -> dict[str, bytes]:
 
 def _read_run(folder: Path, root: Path) -> Run:
     contents = _read_json(
-        folder / "recipe.json", {"recipe": dict, "environment": dict}
+        folder / "recipe.json", {"recipe": dict, "starts": list}
     )
     name = folder.relative_to(root).as_posix()
     name = folder.name if name == "." else name
-    environment = contents.get("environment", {})
-    if not isinstance(environment.get("versions", {}), dict):
+    starts = contents.get("starts", [])
+    if not all(map(_is_start, starts)):
         raise ReadError(
-            f"{folder / 'recipe.json'} is damaged: its field "
-            f"environment.versions is {environment['versions']!r:.40}"
+            f"{folder / 'recipe.json'} is damaged: its field starts is "
+            f"{starts!r:.40}"
         )
     return Run(
         name=printable(name),
         recipe=contents.get("recipe", {}),
-        environment=environment,
+        environments=[start["environment"] for start in starts],
         result=_read_json(
             folder / "result.json", {"seconds": int | float | None}
         ),
+    )
+
+
+def _is_start(start: Any) -> bool:
+    environment = start.get("environment") if isinstance(start, dict) else None
+    return isinstance(environment, dict) and isinstance(
+        environment.get("versions", {}), dict
     )
 
 

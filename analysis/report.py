@@ -17,10 +17,11 @@ them with the others. Likewise ensembles, if they were evaluated there:
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -292,17 +293,21 @@ def _differences(runs: Iterable[Run]) -> list[list[str]]:
 
 
 def _recipe(run: Run) -> str:
-    versions = run.environment.get("versions", {})
-    facts = {
-        **{field: comparison.shown(run, field) for field in run.recipe},
-        **{
-            name: run.environment.get(name, "-")
-            for name in ("commit", "device", "processor", "platform")
-        },
-        **{f"{name} version": version for name, version in versions.items()},
-    }
-    rows = [["field", "value"], *([k, str(v)] for k, v in facts.items())]
+    rows = [["field", "value"]]
+    rows += [[field, comparison.shown(run, field)] for field in run.recipe]
+    facts = run.environments
+    for name in ("commit", "device", "processor", "platform"):
+        rows.append([name, _over_starts(facts, name)])
+    versions = [fact.get("versions", {}) for fact in facts]
+    for name in dict.fromkeys(itertools.chain(*versions)):
+        rows.append([f"{name} version", _over_starts(versions, name)])
     return page.table(rows)
+
+
+def _over_starts(facts: Iterable[Mapping[str, Any]], name: str) -> str:
+    """A fact of each start of a run, named once if it stays the same."""
+    values = [str(fact[name]) for fact in facts if name in fact]
+    return ", then ".join(dict.fromkeys(values)) or "-"
 
 
 def main() -> None:

@@ -24,18 +24,19 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its name, its recipe and environment, its result.
+    """One run: its name, its recipe and environments, its result.
 
     Attributes:
         name: Path of the run below the log folder.
         recipe: Fields of `recipe.json`'s recipe.
-        environment: Versions, device and platform; may be empty.
+        environments: Versions, commit, device and platform of each start,
+            the first and those that resumed the run; may be empty.
         result: Contents of `result.json`; empty while the run goes on.
     """
 
     name: str
     recipe: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    environments: Sequence[Mapping[str, Any]]
     result: Mapping[str, Any]
 
 

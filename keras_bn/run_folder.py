@@ -3,8 +3,8 @@
 
 <logdir>/<run_name>/
     lock            held by the process that writes
-    recipe.json     resolved recipe, data, versions, device, when the run
-                    started and when it was last resumed
+    recipe.json     resolved recipe, data; of each start, the first and
+                    those that resumed the run, time, commit and device
     events.out.tfevents.*    event files of the run as a whole
     train/ validation/ analysis/    those of its parts
     checkpoints/    the newest states of the run
@@ -32,6 +32,7 @@ from keras_bn.writing import TEMPORARY, write_json
 #: File that is locked while a process writes into the folder.
 LOCK = "lock"
 _RECIPE = "recipe.json"
+_STARTS = "starts"
 _RESULT = "result.json"
 #: Folders of a replaced run: complete, being moved in or out, being deleted.
 _REPLACED = "replaced"
@@ -103,17 +104,19 @@ class RunFolder:
         return data if isinstance(data, dict) else {}
 
     def write_recipe(self, recipe: Recipe, *, device: str) -> None:
-        """Writes `recipe.json`; a resumed run replaces the earlier file."""
+        """Writes `recipe.json`, with the earlier starts of a resumed run."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        started = _read_json(self.recipe_file).get("started")
+        there = _read_json(self.recipe_file)
+        earlier = there.get(_STARTS, []) if self.has_begun() else []
         write_json(
             self.recipe_file,
             {
                 "recipe": dataclasses.asdict(recipe),
                 "data": self._data,
-                "environment": environment(device=device),
-                "started": started or now,
-                "resumed": now if started else None,
+                _STARTS: [
+                    *earlier,
+                    {"time": now, "environment": environment(device=device)},
+                ],
             },
         )
 
@@ -293,7 +296,8 @@ def _check_is_run(folder: RunFolder) -> None:
 
 def _is_recipe(path: Path) -> bool:
     """Whether the file is ours, be it of another version."""
-    return {"recipe", "environment", "started"} <= set(_read_json(path))
+    contents = _read_json(path)
+    return "recipe" in contents and isinstance(contents.get(_STARTS), list)
 
 
 def _contents(folder: Path) -> list[Path]:

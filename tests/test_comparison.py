@@ -12,7 +12,7 @@ OTHERS = {"model": "mlp", "measures": ["percentiles"], "dataset": "digits"}
 def table(*recipes, steps=20):
     """Runs named by their place, with two evaluations each."""
     runs = [
-        Run(str(i), {"steps": 20, **OTHERS, **recipe}, {}, {"steps": steps})
+        Run(str(i), {"steps": 20, **OTHERS, **recipe}, [], {"steps": steps})
         for i, recipe in enumerate(recipes)
     ]
     rows = [
@@ -127,7 +127,7 @@ def test_fields_that_differ_in_the_order_of_the_recipe():
 
 def test_fields_are_shown_for_the_eye():
     recipe = {"measures": ["a", "b"], "none": None, "rate": 0.5, "empty": []}
-    run = Run("r", recipe, {}, {})
+    run = Run("r", recipe, [], {})
     shown = [comparison.shown(run, field) for field in [*recipe, "absent"]]
     assert shown == ["a b", "-", "0.5", "-", "-"]
 

@@ -237,7 +237,7 @@ def test_a_closed_writer_takes_nothing(tmp_path):
 
 def test_the_later_of_two_values_counts():
     rows = [Row("r", "train", "x", 1, 1.0), Row("r", "train", "x", 1, 2.0)]
-    table = Table([Run("r", {}, {}, {})], rows)
+    table = Table([Run("r", {}, [], {})], rows)
     steps, values = table.series("r", "train", "x")
     assert (steps.tolist(), values.tolist()) == ([1], [2.0])
     with pytest.raises(KeyError, match="has no train curve y"):

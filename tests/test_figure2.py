@@ -22,7 +22,7 @@ def recipe(name, **changes):
 
 @pytest.fixture
 def table():
-    runs = [Run(f"run-{name}", recipe(name), {}, {}) for name in ACCURACIES]
+    runs = [Run(f"run-{name}", recipe(name), [], {}) for name in ACCURACIES]
     rows = [
         Row(f"run-{name}", "validation", "accuracy", 100 * i, accuracy)
         for name, accuracies in ACCURACIES.items()
@@ -66,7 +66,7 @@ def test_a_line_for_every_variant(table):
     ],
 )
 def test_runs_that_cannot_be_compared_are_left_out(name, changes, table):
-    other = Run("run-other", recipe(name, **changes), {}, {})
+    other = Run("run-other", recipe(name, **changes), [], {})
     runs = [*table.runs.values(), other]
     rows = [*table.rows(), Row("run-other", "validation", "accuracy", 9, 0.9)]
     for given in (runs, runs[::-1]):
@@ -81,7 +81,7 @@ def test_without_inception_it_is_said_what_is_missing(table):
     runs = [run for run in table.runs.values() if run.name != "run-inception"]
     missing = gallery.drawn(Table(runs, table.rows()))[1]
     assert sum("Fig. 2 is without run-" in line for line in missing) == 3
-    unfinished = Run("run-x30", recipe("bn_x30"), {}, {})
+    unfinished = Run("run-x30", recipe("bn_x30"), [], {})
     found = Table([*table.runs.values(), unfinished], table.rows())
     assert figure2.left_out(found) == []
 

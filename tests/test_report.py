@@ -166,8 +166,8 @@ def test_damaged_claims_are_refused(logdir, contents, message):
         ("recipe.json", {"recipe": 5}, "its field recipe is 5"),
         (
             "recipe.json",
-            {"environment": [1]},
-            r"its field environment is \[1\]",
+            {"starts": [{"environment": [1]}]},
+            r"its field starts is \[\{'environment': \[1\]\}\]",
         ),
         ("result.json", {"seconds": "long"}, "its field seconds is 'long'"),
     ],
@@ -246,13 +246,30 @@ def test_what_was_written_is_listed(logdir, tmp_path):
 
 
 def test_runs_on_mnist_stand_above_what_the_paper_prints():
-    run = Run("run", {"dataset": "mnist"}, {}, {"seconds": 3.2})
+    run = Run("run", {"dataset": "mnist"}, [], {"seconds": 3.2})
     rows = [Row("run", "validation", "accuracy", 4000, 0.93)]
     head, ours, with_bn, without = report.key_figures(Table([run], rows))
     assert (head[1], ours[1], with_bn[1]) == ("at 4,000", "0.9300", "0.954")
     assert without[:2] == ["printed, without BN", "0.710"]
     assert len({len(row) for row in (head, ours, with_bn, without)}) == 1
-    assert len(report.key_figures(Table([Run("r", {}, {}, {})], []))) == 2
+    assert len(report.key_figures(Table([Run("r", {}, [], {})], []))) == 2
+
+
+def test_a_resumed_run_shows_what_changed_from_start_to_start(logdir, tmp_path):
+    path = logdir / "run" / "recipe.json"
+    contents = json.loads(path.read_text())
+    contents["starts"] = [
+        {"environment": {"commit": commit, "versions": {"keras": version}}}
+        for commit, version in (("aaa", "1.0"), ("bbb", "1.0"), ("aaa", "1.1"))
+    ]
+    path.write_text(json.dumps(contents))
+    report.write_report(logdir, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    for row in (
+        ("commit", "aaa, then bbb"),
+        ("keras version", "1.0, then 1.1"),
+    ):
+        assert "<td>{}</td><td>{}</td>".format(*row) in page
 
 
 def of_figure1(run, accuracy):
@@ -267,7 +284,7 @@ def test_no_picture_takes_the_place_of_another():
     """Two pairs of one data set and seed, as of a sweep over the rate."""
     measured = {"dataset": "digits", "seed": 0, "measures": ["percentiles"]}
     runs = [
-        Run(f"{norm} {rate}", {**measured, "norm": norm, "rate": rate}, {}, {})
+        Run(f"{norm} {rate}", {**measured, "norm": norm, "rate": rate}, [], {})
         for rate in ("0.1", "../0.5")
         for norm in ("batch", "none")
     ]
@@ -287,7 +304,7 @@ def test_fig_1_shows_every_line_in_colours_that_mean_one_thing(
     accuracy, lowest
 ):
     rows = [*of_figure1("batch", 0.95), *of_figure1("none", accuracy)]
-    runs = [Run(norm, {"dataset": "digits"}, {}, {}) for norm in LOOKS]
+    runs = [Run(norm, {"dataset": "digits"}, [], {}) for norm in LOOKS]
     drawn = figure1.figure(
         Table(runs, rows), with_bn="batch", without_bn="none"
     )

@@ -49,10 +49,11 @@ def test_a_new_folder_holds_recipe_and_environment(tmp_path):
     folder = begin_run(tmp_path / "a" / "run", recipe, device="cpu:0")
     contents = json.loads(folder.recipe_file.read_text())
     assert Recipe.from_mapping(contents["recipe"]) == recipe
-    assert contents["environment"]["device"] == "cpu:0"
-    assert contents["environment"]["processor"]
+    (start,) = contents["starts"]
+    assert start["environment"]["device"] == "cpu:0"
+    assert start["environment"]["processor"]
     assert {"keras_bn", "tensorflow", "keras"} <= set(
-        contents["environment"]["versions"]
+        start["environment"]["versions"]
     )
 
 
@@ -115,6 +116,24 @@ def test_resume_takes_the_same_recipe_with_other_steps(tmp_path):
     assert folder.read_recipe().steps == 9
     with pytest.raises(RunFolderError, match="seed=0 there, 1 asked"):
         open_run_folder(tmp_path / "run", Recipe(seed=1), resume=True)
+
+
+def test_every_start_of_a_run_is_on_record(tmp_path):
+    def devices():
+        starts = json.loads((path / "recipe.json").read_text())["starts"]
+        assert all(start["time"] for start in starts)
+        return [start["environment"]["device"] for start in starts]
+
+    path = tmp_path / "run"
+    with run_folder.open_run_folder(path, Recipe()) as folder:
+        folder.write_recipe(Recipe(), device="cpu:0")  # And fails at once.
+    begin_run(path, Recipe(), device="cpu:1", resume=True)
+    assert devices() == ["cpu:1"]
+    for device in ("gpu:0", "cpu:1"):
+        begin_run(path, Recipe(), device=device, resume=True)
+    assert devices() == ["cpu:1", "gpu:0", "cpu:1"]
+    begin_run(path, Recipe(), device="gpu:2", overwrite=True)
+    assert devices() == ["gpu:2"]
 
 
 def test_what_does_not_go_on_changes_nothing(tmp_path):

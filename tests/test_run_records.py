@@ -221,7 +221,7 @@ def test_a_run_that_is_put_aside_is_no_run(tmp_path):
     for name in ("", *readers.PUT_ASIDE):
         folder = tmp_path / "run" / name
         folder.mkdir(parents=True)
-        (folder / "recipe.json").write_text('{"recipe": {}, "environment": {}}')
+        (folder / "recipe.json").write_text('{"recipe": {}, "starts": []}')
         (folder / run_folder.LOCK).touch()
     assert [*readers.read(tmp_path).runs] == ["run"]
 
