@@ -305,9 +305,11 @@ def _recipe(run: Run) -> str:
 
 
 def _over_starts(facts: Iterable[Mapping[str, Any]], name: str) -> str:
-    """A fact of each start of a run, named once if it stays the same."""
+    """A fact of each start of a run, named again only if it has changed."""
     values = [str(fact[name]) for fact in facts if name in fact]
-    return ", then ".join(dict.fromkeys(values)) or "-"
+    return (
+        ", then ".join(value for value, _ in itertools.groupby(values)) or "-"
+    )
 
 
 def main() -> None:

@@ -106,15 +106,14 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe, *, device: str) -> None:
         """Writes `recipe.json`, with the earlier starts of a resumed run."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        there = _read_json(self.recipe_file)
-        earlier = there.get(_STARTS, []) if self.has_begun() else []
+        earlier = _read_json(self.recipe_file).get(_STARTS)
         write_json(
             self.recipe_file,
             {
                 "recipe": dataclasses.asdict(recipe),
                 "data": self._data,
                 _STARTS: [
-                    *earlier,
+                    *(earlier if isinstance(earlier, list) else []),
                     {"time": now, "environment": environment(device=device)},
                 ],
             },
@@ -297,7 +296,8 @@ def _check_is_run(folder: RunFolder) -> None:
 def _is_recipe(path: Path) -> bool:
     """Whether the file is ours, be it of another version."""
     contents = _read_json(path)
-    return "recipe" in contents and isinstance(contents.get(_STARTS), list)
+    about = {_STARTS, "environment"} & set(contents)
+    return "recipe" in contents and bool(about)
 
 
 def _contents(folder: Path) -> list[Path]:

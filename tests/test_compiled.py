@@ -304,16 +304,20 @@ def test_layers_of_one_shape_share_what_is_compiled():
 
 
 @pytest.mark.parametrize("axes", [(0,), (0, 1, 2), (0, 2), (1, 3)])
-@pytest.mark.parametrize("size", [0, 1, 17, 82, 83, 500])
+@pytest.mark.parametrize("size", [0, 1, 17, 82, 83, 165, 166, 500])
 def test_the_mean_of_a_sparse_sample(size, axes):
     shape = [2, 7, 3, 20]
     shape[axes[0]] = size
     x = layers.features(tuple(shape), axes=axes)
-    middles = {83: range(2, 80, 5), 500: range(14, 480, 30)}
-    taken = x.take(middles.get(size, range(size)), axes[0])
-    for axis in axes[1:]:
-        places = {3: [0, 1, 2], 7: [0, 2, 4], 20: [2, 8, 14]}[shape[axis]]
-        taken = taken.take(places, axis)
+    places = {
+        **{n: range(n) for n in (0, 1, 2, 3, 17, 82)},
+        **{7: range(1, 7, 2), 20: range(3, 20, 6)},
+        **{83: range(2, 83, 5), 165: range(2, 165, 5)},
+        **{166: range(5, 166, 10), 500: range(15, 500, 30)},
+    }
+    taken = x
+    for axis in axes:
+        taken = taken.take(places[shape[axis]], axis)
     expected = taken.mean(axes) if size else np.zeros_like(taken.sum(axes))
     measured = reductions.mean_of_sparse_sample(
         tf.constant(x), axes, tf.float64

@@ -266,7 +266,7 @@ def test_a_resumed_run_shows_what_changed_from_start_to_start(logdir, tmp_path):
     report.write_report(logdir, tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
     for row in (
-        ("commit", "aaa, then bbb"),
+        ("commit", "aaa, then bbb, then aaa"),
         ("keras version", "1.0, then 1.1"),
     ):
         assert "<td>{}</td><td>{}</td>".format(*row) in page

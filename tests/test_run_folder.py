@@ -125,15 +125,22 @@ def test_every_start_of_a_run_is_on_record(tmp_path):
         return [start["environment"]["device"] for start in starts]
 
     path = tmp_path / "run"
-    with run_folder.open_run_folder(path, Recipe()) as folder:
-        folder.write_recipe(Recipe(), device="cpu:0")  # And fails at once.
-    begin_run(path, Recipe(), device="cpu:1", resume=True)
-    assert devices() == ["cpu:1"]
-    for device in ("gpu:0", "cpu:1"):
+    for device in ("cpu:1", "gpu:0", "cpu:1"):
         begin_run(path, Recipe(), device=device, resume=True)
     assert devices() == ["cpu:1", "gpu:0", "cpu:1"]
     begin_run(path, Recipe(), device="gpu:2", overwrite=True)
     assert devices() == ["gpu:2"]
+
+
+def test_a_run_of_the_format_before_starts_is_a_run(tmp_path):
+    folder = begin_run(tmp_path / "run", Recipe())
+    written = json.loads(folder.recipe_file.read_text())
+    del written["starts"]
+    written["environment"] = {"commit": "aaa"}
+    folder.recipe_file.write_text(json.dumps(written))
+    begin_run(folder.path, Recipe(), resume=True)
+    folder.recipe_file.write_text(json.dumps(written))
+    begin_run(folder.path, Recipe(seed=1), overwrite=True)
 
 
 def test_what_does_not_go_on_changes_nothing(tmp_path):

@@ -168,12 +168,14 @@ class Algorithm1:
         return (shift, rest), variance, count
 
     def _mean_of_sample(self, x: Tensor) -> Tensor:
+        """A constant to derivatives, as whatever is subtracted is added."""
         dtype = statistics_dtype(x)
-        # Plain operations, too, if XLA compiles them with what is around.
-        compiled = xla.compiles() and xla.for_gpu()
-        if self.engine is Engine.XLA_ON_GPU or compiled:
-            return reductions.mean_of_sparse_sample(x, self.axes, dtype)
-        return xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
+        # Plain operations, too, as XLA may compile them with what is around.
+        if self.engine is Engine.XLA_ON_GPU or xla.for_gpu():
+            mean = reductions.mean_of_sparse_sample(x, self.axes, dtype)
+        else:
+            mean = xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
+        return tf.stop_gradient(mean)
 
     def _sums(
         self,
