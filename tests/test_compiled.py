@@ -325,6 +325,23 @@ def test_the_mean_of_a_sparse_sample(size, axes):
     np.testing.assert_allclose(measured, expected, rtol=1e-13)
 
 
+def test_volumes_under_vectorized_map_where_there_is_a_gpu(monkeypatch):
+    """TensorFlow takes slices of eight axes at most; the map adds one."""
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
+    axes = (0, 1, 2, 3)
+    x = layers.features((20, 4, 5, 6, 2), axes=axes)
+    layer = layers.built(
+        BatchNormalization(dtype="float64", scale=False, center=False), x.shape
+    )
+    y = tf.vectorized_map(
+        lambda x: layer(x, training=True), np.stack([x, 2 * x])
+    )
+    for values, measured in zip((x, 2 * x), y, strict=True):
+        std = np.sqrt(values.var(axes) + layer.epsilon)
+        expected = (values - values.mean(axes)) / std
+        assert layers.relative_error(measured, expected) < 1e-12
+
+
 def test_edges_do_not_make_up_a_sparse_sample():
     """As a first token or a border may be unlike the rest."""
     x = np.zeros([4, 9, 12, 1])
