@@ -307,9 +307,8 @@ def _recipe(run: Run) -> str:
 def _over_starts(facts: Iterable[Mapping[str, Any]], name: str) -> str:
     """A fact of each start of a run, named again only if it has changed."""
     values = [str(fact[name]) for fact in facts if name in fact]
-    return (
-        ", then ".join(value for value, _ in itertools.groupby(values)) or "-"
-    )
+    changes = [value for value, _ in itertools.groupby(values)]
+    return ", then ".join(changes) or "-"
 
 
 def main() -> None:
