@@ -19,14 +19,15 @@ def _large(request):
     request.getfixturevalue(request.param)
 
 
-#: Shape and the axes that are summed over. More than 128 values along the first
-#: axis alone are folded once, more than 256 twice.
+#: Shape and the axes that are summed over. Along the first axis alone, 129 to
+#: 256 values are folded once by four, up to 1,023 by eight, and more twice.
 LAYOUTS = {
     "dense": ((37, 3), (0,)),
     "dense_one_fold": ((131, 3), (0,)),
     "images_one_fold": ((3, 7, 8, 2), (0, 1, 2)),
     "channels_first_unfolded": ((5, 2, 6, 5), (0, 2, 3)),
-    "dense_two_folds": ((300, 2), (0,)),
+    "dense_one_fold_by_eight": ((300, 2), (0,)),
+    "dense_two_folds": ((1030, 2), (0,)),
     "images": ((3, 4, 5, 2), (0, 1, 2)),
     "channels_first": ((17, 2, 4, 9), (0, 2, 3)),
     "channels_first_few": ((2, 3, 2, 2), (0, 2, 3)),
@@ -70,7 +71,10 @@ def test_equals_the_oracle_in_every_layout(layout):
         assert layers.relative_error(got, want) < 1e-11
 
 
-@pytest.mark.parametrize("layout", ["dense", "dense_one_fold", "images", "few"])
+@pytest.mark.parametrize(
+    "layout",
+    ["dense", "dense_one_fold", "dense_one_fold_by_eight", "images", "few"],
+)
 @pytest.mark.parametrize("mean", [1e2, 1e4, 1e6])
 def test_float32_loses_no_digits_to_a_large_mean(layout, mean):
     shape, axes = LAYOUTS[layout]
@@ -86,7 +90,13 @@ def test_float32_loses_no_digits_to_a_large_mean(layout, mean):
 
 
 @pytest.mark.parametrize(
-    "layout", ["dense_one_fold", "dense_two_folds", "channels_first"]
+    "layout",
+    [
+        "dense_one_fold",
+        "dense_one_fold_by_eight",
+        "dense_two_folds",
+        "channels_first",
+    ],
 )
 def test_a_mask_leaves_values_out(layout):
     shape, axes = LAYOUTS[layout]
@@ -139,6 +149,12 @@ def test_sizes_may_be_unknown_and_the_batch_empty(jit_compile):
         assert run(tf.zeros(shape)).shape == shape
         for old, new in zip(before, layer.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
+    run_without_rows = tf.function(
+        lambda x: layer(x, training=True),
+        input_signature=[tf.TensorSpec([None, 0, 3, 3])],
+        jit_compile=jit_compile,
+    )
+    assert run_without_rows(tf.zeros((2, 0, 3, 3))).shape == (2, 0, 3, 3)
     x = layers.features((5, 7, 3, 3), dtype="float32")
     expected, *_ = reference.forward(
         x.astype("float64"), *before[:2], (0, 1, 2), layer.epsilon
@@ -153,7 +169,7 @@ def test_a_batch_of_unknown_size_may_have_any():
         lambda x, dy: call(x, gamma, beta, dy, axes=axes, epsilon=1e-3),
         input_signature=[tf.TensorSpec([None, features], tf.float64)] * 2,
     )
-    limits = reductions.unfolded(axes), reductions.FEW
+    limits = reductions.unfolded(axes), reductions.FEW, 1023
     for count in (2, *limits, *(limit + 1 for limit in limits), 300):
         x = layers.features((count, features), mean=100.0)
         dy = layers.cotangent((count, features))
@@ -325,23 +341,6 @@ def test_the_mean_of_a_sparse_sample(size, axes):
     np.testing.assert_allclose(measured, expected, rtol=1e-13)
 
 
-def test_volumes_under_vectorized_map_where_there_is_a_gpu(monkeypatch):
-    """TensorFlow takes slices of eight axes at most; the map adds one."""
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
-    axes = (0, 1, 2, 3)
-    x = layers.features((20, 4, 5, 6, 2), axes=axes)
-    layer = layers.built(
-        BatchNormalization(dtype="float64", scale=False, center=False), x.shape
-    )
-    y = tf.vectorized_map(
-        lambda x: layer(x, training=True), np.stack([x, 2 * x])
-    )
-    for values, measured in zip((x, 2 * x), y, strict=True):
-        std = np.sqrt(values.var(axes) + layer.epsilon)
-        expected = (values - values.mean(axes)) / std
-        assert layers.relative_error(measured, expected) < 1e-12
-
-
 def test_edges_do_not_make_up_a_sparse_sample():
     """As a first token or a border may be unlike the rest."""
     x = np.zeros([4, 9, 12, 1])
@@ -352,21 +351,59 @@ def test_edges_do_not_make_up_a_sparse_sample():
     assert mean.numpy() == [0.0]
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 64**2, 64**2 + 65])
+@pytest.mark.parametrize("axes", [(0,), (0, 1, 2), (1, 3)])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 30])
+def test_the_mean_of_a_seventh(size, axes):
+    shape = [2, 6, 3, 5]
+    shape[axes[0]] = size
+    x = layers.features(tuple(shape), axes=axes)
+    taken = x.take(range(0, size, 7), axes[0])
+    expected = taken.mean(axes) if size else np.zeros_like(taken.sum(axes))
+    count = tf.constant(np.prod([shape[axis] for axis in axes]), "float64")
+    run = tf.function(
+        lambda x: reductions.mean_of_a_seventh(x, axes, tf.float64, count),
+        input_signature=[tf.TensorSpec([None] * 4, tf.float64)],
+    )
+    np.testing.assert_allclose(run(x), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("values", [[1e4] * 8, [0.0] + [1e4] * 7, range(8)])
+def test_plain_operations_are_exact_whatever_the_order(values):
+    """For an unknown number of values, sorted and in turns."""
+    noise = layers.features((8, 500, 3), axes=(0, 1), dtype="float32")
+    x = noise + np.asarray(values, "float32")[:, None, None]
+    layer = layers.built(BatchNormalization(), (None, 3))
+    with ops.without_compiling():
+        run = tf.function(
+            lambda x: layer(x, training=True), [tf.TensorSpec([None, 3])]
+        )
+        for rows in (x.reshape(-1, 3), x.transpose(1, 0, 2).reshape(-1, 3)):
+            expected, *_ = reference.forward(
+                rows, *layer.get_weights()[:2], (0,), layer.epsilon
+            )
+            assert layers.relative_error(run(rows), expected) < 1e-6
+
+
+def both(x):
+    return x, tf.square(x)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 64**2, 64**2 + 65])
 @pytest.mark.parametrize("axes", [(0,), (0, 2), (1,)])
 def test_sums_in_blocks(count, axes):
     shape = [3, 2, 4]
     shape[axes[0]] = count
     x = layers.features(tuple(shape))
-    measured = reductions.in_blocks(tf.constant(x), axes)
-    np.testing.assert_allclose(measured, x.sum(axes), rtol=1e-13)
+    first, second = reductions.in_blocks(both, [tf.constant(x)], axes)
+    np.testing.assert_allclose(first, x.sum(axes), rtol=1e-13)
+    np.testing.assert_allclose(second, (x**2).sum(axes), rtol=1e-13)
 
 
 def test_sums_in_blocks_are_exact_where_values_are_many():
     x = np.random.default_rng(0).random((2**20, 4), np.float32)
-    run = tf.function(lambda x: reductions.in_blocks(x, (0,)))
+    run = tf.function(lambda x: reductions.in_blocks(both, [x], (0,)))
     exact = x.astype("float64").sum(0)
-    assert layers.relative_error(run(x), exact) < 5e-7
+    assert layers.relative_error(run(x)[0], exact) < 5e-7
 
 
 @devices.on_cpu

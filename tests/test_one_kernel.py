@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference on images: a single TensorFlow kernel where it is fastest."""
 
-import collections
-import contextlib
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ import tensorflow as tf
 from benchmarks import operations
 from keras_bn import BatchNormalization, ops
 from keras_bn.backend import compiling
-from keras_bn.backend.algorithm1 import Engine
 from tests import devices, layers, versions
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D}
@@ -264,100 +259,6 @@ def test_outside_graphs_xla_compiles_for_the_first_shapes_only():
     assert is_compiled((4, 4, 4096, 64), axes=(0, 1, 2))
     run = tf.function(lambda x: compiling.engine(x, (0,)).compiles)
     assert run(tf.zeros((5000, 64)))
-
-
-def test_xla_on_a_gpu_has_expressions_of_its_own(monkeypatch):
-    """At any size within what it compiles, elsewhere for large tensors."""
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
-
-    def chosen(shape, **options):
-        engines = []
-        tf.function(
-            lambda x: engines.append(compiling.engine(x, (0,))), **options
-        ).get_concrete_function(tf.TensorSpec(shape))
-        return engines[0]
-
-    assert chosen((4, 3)) is Engine.PLAIN
-    assert chosen((5000, 64)) is Engine.XLA_ON_GPU
-    assert chosen((5000, None)) is Engine.PLAIN
-    assert chosen((4, 3), jit_compile=True) is Engine.XLA_ON_GPU
-    assert chosen((5000, None), jit_compile=True) is Engine.XLA_ON_GPU
-    with ops.without_compiling():
-        assert chosen((5000, 64), jit_compile=True) is Engine.BLOCKS
-    monkeypatch.undo()
-    if not devices.ON_GPU:
-        assert chosen((4, 3), jit_compile=True) is Engine.PLAIN
-        assert chosen((5000, 64), jit_compile=True) is Engine.XLA_ON_CPU
-
-
-def test_what_xla_gets_for_a_gpu(monkeypatch):
-    """Few kernels: two sums in one complex number, forward and backward, no
-    axes merged, and what the sample leaves of the mean not subtracted."""
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
-
-    @tf.function(jit_compile=True)
-    def run(x, dy):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y, *_ = ops.batch_norm(x, axes=(0, 1, 2))
-        return y, tape.gradient(y, x, output_gradients=dy)
-
-    x = tf.zeros([90, 9, 6, 8])
-    hlo = run.experimental_get_compiler_ir(x, x)(stage="hlo")
-    found = collections.Counter(
-        re.findall(r" = (\w+\[[\d,]*\])\S* ([a-z-]+)\(", hlo)
-    )
-    assert found["c64[8]", "reduce"] == 2
-    assert found["f32[8]", "reduce"] == 1
-    assert found["f32[18,3,3,8]", "multiply"] == 1
-    assert found["f32[90,9,6,8]", "subtract"] == 5
-    gathered = {"[18,9,6,8]", "[18,3,6,8]", "[18,3,3,8]"}
-    shapes = {shape[3:] for shape, _ in found if shape.count(",") > 0}
-    assert shapes == {"[90,9,6,8]"} | gathered
-
-
-@pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize(
-    ("shape", "axes"),
-    [
-        ((2048, 8), (0,)),
-        ((2048, 64), (0,)),
-        ((256, 6, 28, 28), (0, 2, 3)),
-        ((85, 9, 8, 7, 1), (0, 1, 2, 3)),
-    ],
-)
-def test_xla_for_a_gpu_gets_no_slices_with_steps(
-    shape, axes, plain, monkeypatch
-):
-    """Its Triton kernels would read beyond the tensor.
-
-    Nor those that were traced before it was known who compiles them.
-    """
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
-    run = tf.function(lambda x: ops.batch_norm(x, axes=axes)[0])
-    x = tf.TensorSpec(shape)
-    with ops.without_compiling() if plain else contextlib.nullcontext():
-        run.get_concrete_function(x)
-        compiled = tf.function(lambda x: run(x), jit_compile=True)
-        hlo = compiled.experimental_get_compiler_ir(x)(stage="hlo")
-    assert " gather(" in hlo
-    assert not re.search(r" slice=\{[^}]*:\d+:(?!1\])", hlo)
-
-
-def test_a_cpu_named_beside_a_gpu_gets_what_a_cpu_runs(monkeypatch):
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["GPU"])
-    x = tf.TensorSpec([5000, 64])
-    engines = []
-
-    @tf.function
-    def run(x):
-        with tf.device("CPU"):
-            engines.append(compiling.engine(x, (0,)))
-        with tf.device("GPU"):
-            engines.append(compiling.engine(x, (0,)))
-
-    run.get_concrete_function(x)
-    assert engines == [Engine.XLA_ON_CPU, Engine.XLA_ON_GPU]
 
 
 @pytest.mark.parametrize("activation", [None, "elu", "silu", "gelu"])

@@ -25,6 +25,7 @@ Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1. For one feature with the
 
 import dataclasses
 import enum
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -44,9 +45,10 @@ PLAIN_FEW = 1024
 class Engine(enum.Enum):
     """What runs the expressions, on which depends how sums are taken."""
 
-    #: As few plain operations as possible, which is best for small tensors.
+    #: As few plain operations as possible, which is best for small tensors, and
+    #: on a GPU.
     PLAIN = enum.auto()
-    #: Plain operations in few passes, which is best for large tensors.
+    #: Plain operations in few passes, which is best for large tensors on a CPU.
     BLOCKS = enum.auto()
     XLA_ON_CPU = enum.auto()
     XLA_ON_GPU = enum.auto()
@@ -102,23 +104,31 @@ class Algorithm1:
             Engine.PLAIN: PLAIN_FEW,
             Engine.XLA_ON_CPU: reductions.unfolded(self.axes),
         }.get(self.engine, 0)
-        if mask is None and reductions.are_few(x, self.axes, at_most=few):
-            return self._moments_of_few(x, size)
+        # A GPU adds up any number of values in short sums.
+        simple = self.engine is Engine.PLAIN and xla.for_gpu()
+        simple = simple or reductions.are_few(x, self.axes, at_most=few)
+        if mask is None and simple:
+            return self._moments_in_simple_sums(x, size)
         return self._moments_of_many(x, size, mask)
 
-    def _moments_of_few(self, x: Tensor, size: Tensor) -> Moments:
+    def _moments_in_simple_sums(self, x: Tensor, size: Tensor) -> Moments:
         """Moments in the fewest operations, which count for small tensors.
 
         The operations are also the simplest, which XLA compiles best.
 
         The mean is taken twice, the second time over the remainders.
         """
-        shift = tf.reduce_mean(tf.cast(x, statistics_dtype(x)), self.axes)
-        shift = xla.rounded(shift)
-        rest = tf.reduce_mean(self._centered(x, (shift,)), self.axes)
+
+        def mean(values: Tensor) -> Tensor:
+            if reductions.are_few(values, self.axes, at_most=sys.maxsize):
+                return tf.reduce_mean(values, self.axes)
+            total = tf.reduce_sum(values, self.axes)
+            return tf.math.divide_no_nan(total, size)
+
+        shift = xla.rounded(mean(tf.cast(x, statistics_dtype(x))))
+        rest = mean(self._centered(x, (shift,)))
         center = shift, rest
-        square = tf.square(self._centered(x, center))
-        return center, tf.reduce_mean(square, self.axes), size
+        return center, mean(tf.square(self._centered(x, center))), size
 
     def _moments_of_many(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
         """Moments as precise as `x`, even where |mean| is large.
@@ -137,7 +147,7 @@ class Algorithm1:
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = self._mean_of_sample(x)
+            shift = self._mean_of_sample(x, size)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -167,12 +177,14 @@ class Algorithm1:
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
 
-    def _mean_of_sample(self, x: Tensor) -> Tensor:
+    def _mean_of_sample(self, x: Tensor, size: Tensor) -> Tensor:
         """A constant to derivatives, as whatever is subtracted is added."""
         dtype = statistics_dtype(x)
-        # Plain operations, too, as XLA may compile them with what is around.
-        if self.engine is Engine.XLA_ON_GPU or xla.for_gpu():
+        if self.engine is Engine.XLA_ON_GPU:
             mean = reductions.mean_of_sparse_sample(x, self.axes, dtype)
+        elif self.engine is Engine.PLAIN:
+            mean = reductions.mean_of_a_seventh(x, self.axes, dtype, size)
+            mean = xla.rounded(mean)
         else:
             mean = xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
         return tf.stop_gradient(mean)
@@ -187,10 +199,10 @@ class Algorithm1:
             return reductions.folded(function, tensors, self.axes)
         if self.engine is Engine.XLA_ON_GPU:
             return reductions.packed(function, tensors, self.axes)
-        blocks = self.engine is Engine.BLOCKS
-        add = reductions.in_blocks if blocks else tf.reduce_sum
+        if self.engine is Engine.BLOCKS:
+            return reductions.in_blocks(function, tensors, self.axes)
         first, second = function(*tensors)
-        return add(first, self.axes), add(second, self.axes)
+        return tf.reduce_sum(first, self.axes), tf.reduce_sum(second, self.axes)
 
     def normalize(
         self,

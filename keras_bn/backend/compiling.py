@@ -149,15 +149,15 @@ class _Shapes:
         self.grouped_axes = tuple(
             i for i, (summed, _) in enumerate(groups) if summed
         )
-        grouped = [size(x, run) for _, run in groups]
-        grouped_features = [size(x, run) for s, run in groups if not s]
+        grouped = [run for _, run in groups]
+        grouped_features = [run for summed, run in groups if not summed]
         self._grouped = {
-            len(x.shape): grouped,
-            len(features): grouped_features,
+            len(x.shape): _sizes(x, grouped),
+            len(features): _sizes(x, grouped_features),
         }
         self._original = {
-            len(grouped): [size(x, [a]) for a in range(len(x.shape))],
-            len(grouped_features): [size(x, [a]) for a in features],
+            len(grouped): _sizes(x, [[a] for a in range(len(x.shape))]),
+            len(grouped_features): _sizes(x, [[a] for a in features]),
         }
 
     def group(self, tensor: Any) -> Any:
@@ -246,7 +246,9 @@ def _have_tangents(tensors: Sequence[Tensor]) -> bool:
 
 
 def _worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `x` is large and XLA does not compile its sums."""
+    """Whether `x` is large, for a CPU, and XLA does not compile its sums."""
+    if xla.for_gpu():
+        return False
     features = [n for a, n in enumerate(x.shape) if a not in axes]
     few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
     if None in features or few or _worth_compiling(x, axes, sums=True):
@@ -298,6 +300,19 @@ def _are_worth_volumes(x: Tensor) -> bool:
     # Exported models have batches of any size; not all formats know volumes.
     known = None not in x.shape and _COMPILING.get()
     return known and _values(x) in _WORTH_A_KERNEL_OF_VOLUMES
+
+
+def _sizes(x: Tensor, runs: Sequence[Sequence[int]]) -> Any:
+    """The sizes of runs of axes, as the shape of a tensor.
+
+    What is not known takes operations, so it is -1 if it can be inferred.
+    """
+    unknown = [run for run in runs if None in [x.shape[axis] for axis in run]]
+    if len(unknown) == 1 and 0 not in x.shape:
+        return [-1 if run in unknown else size(x, run) for run in runs]
+    if unknown and runs == [[axis] for axis in range(len(x.shape))]:
+        return tf.shape(x)
+    return [size(x, run) for run in runs]
 
 
 def _values(x: Tensor) -> int:

@@ -8,9 +8,9 @@ rounding error small. Two sums are packed into one complex number, so that the
 tensor is read once. (XLA copies a producer into at most fifteen consumers, so
 sixteen slices keep it from recomputing the first stage in the second.)
 
-With up to 256 values per feature, nothing is left to fold after one stage. Down
-to 128, adding four slices of rows still pays; below that, XLA's own reduction
-is better.
+With fewer than 1,024 values per feature there is too little left to fold after
+one stage, of eight slices, or four up to 256 values. Below 128, XLA's own
+reduction is better.
 
 On a GPU, XLA's own reduction is fast and exact to 1e-6, and the number of
 kernels counts; two sums are one complex number there, too.
@@ -31,10 +31,12 @@ Pair = tuple[Tensor, Tensor]
 
 #: Slices that one folding of many values adds up.
 _SLICES = 16
-#: Values of a feature that count as few: they are folded once, or not at all.
+#: Values of a feature that count as few.
 FEW = _SLICES**2
 #: Values up to which nothing is folded, and slices from there to `FEW`.
 _UNFOLDED, _SLICES_OF_FEW = 128, 4
+#: Values up to which rows are folded once, and slices from `FEW` to there.
+_FOLDED_ONCE, _SLICES_IF_ONCE = 1023, 8
 #: Step of a sample as a fraction of an axis, 5/83: about a seventeenth, so that
 #: successive images are sampled at different pixels. A sixteenth may be a whole
 #: number of images, which would make the sample nothing but corners.
@@ -73,9 +75,10 @@ def folded(
     if are_few(x, axes, at_most=unfolded(axes)):
         first, second = function(*tensors)
         return tf.reduce_sum(first, axes), tf.reduce_sum(second, axes)
-    if are_few(x, axes, at_most=FEW):
-        both = _packed(function)
-        total, tail = _fold(both, tensors, 0, slices=_SLICES_OF_FEW)
+    if axes == (0,) and are_few(x, axes, at_most=_FOLDED_ONCE):
+        few = are_few(x, axes, at_most=FEW)
+        slices = _SLICES_OF_FEW if few else _SLICES_IF_ONCE
+        total, tail = _fold(_packed(function), tensors, 0, slices=slices)
         return _unpacked(tf.reduce_sum(total, 0) + tf.reduce_sum(tail, 0))
     return _folded_twice(function, tensors, axes)
 
@@ -112,28 +115,38 @@ def _unpacked(total: Tensor) -> Pair:
     return tf.math.real(total), tf.math.imag(total)
 
 
-def in_blocks(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Sum by plain operations, of blocks of rows or of the last axis first.
+def in_blocks(
+    function: Callable[..., Pair],
+    tensors: Sequence[Tensor],
+    axes: tuple[int, ...],
+) -> Pair:
+    """What `folded` returns, by plain operations and for any function.
 
-    Args:
-        x: float32 or float64.
-        axes: The axes to sum over, ascending, no two of them neighbours.
-
-    Returns:
-        The sum, without the axes.
+    They add up blocks of rows first, or the last of several axes.
     """
+    rows = tf.shape(tensors[0])[0]
+    first, second = function(*tensors)
     if axes != (0,):
-        return tf.reduce_sum(tf.reduce_sum(x, axes[-1]), axes[:-1])
-    blocks, rows = _cut(x)
-    total = tf.reduce_sum(rows, 0)
-    blocks, rows = _cut(tf.reduce_sum(blocks, 1))
-    total += tf.reduce_sum(rows, 0)
+        return _axis_by_axis(first, axes), _axis_by_axis(second, axes)
+    return _block_by_block(first, rows), _block_by_block(second, rows)
+
+
+def _axis_by_axis(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return tf.reduce_sum(tf.reduce_sum(x, axes[-1]), axes[:-1])
+
+
+def _block_by_block(x: Tensor, rows: Tensor) -> Tensor:
+    """Sum of the rows, whose number is an argument: shared, it costs once."""
+    blocks, rest = _cut(x, rows)
+    total = tf.reduce_sum(rest, 0)
+    blocks, rest = _cut(tf.reduce_sum(blocks, 1), rows // _BLOCK)
+    total += tf.reduce_sum(rest, 0)
     return total + tf.reduce_sum(tf.reduce_sum(blocks, 1), 0)
 
 
-def _cut(x: Tensor) -> Pair:
+def _cut(x: Tensor, rows: Tensor) -> Pair:
     """Blocks of rows `[B, 64, ..]`, and the rows that do not fill one."""
-    whole = tf.shape(x)[0] // _BLOCK * _BLOCK
+    whole = rows // _BLOCK * _BLOCK
     return tf.reshape(x[:whole], [-1, _BLOCK, *x.shape[1:]]), x[whole:]
 
 
@@ -148,6 +161,28 @@ def packed(
     sums would share only the first of them.
     """
     return _unpacked(tf.reduce_sum(_packed(function)(*tensors), axes))
+
+
+def mean_of_a_seventh(
+    x: Tensor, axes: tuple[int, ...], dtype: Any, size: Tensor
+) -> Tensor:
+    """Mean of every seventh place of the first axis, in the fewest operations.
+
+    Seven, as data may be laid out in groups of two, four or eight.
+
+    Args:
+        x: Any floating dtype.
+        axes: The axes to take the mean over, ascending.
+        dtype: What to compute in.
+        size: Number of values of a feature, of that dtype.
+
+    Returns:
+        The mean, without the axes; 0 where there are no values.
+    """
+    places = [slice(None)] * len(x.shape)
+    places[axes[0]] = slice(None, None, 7)
+    mean = tf.reduce_mean(tf.cast(x[tuple(places)], dtype), axes)
+    return tf.math.multiply_no_nan(mean, tf.minimum(size, 1.0))
 
 
 def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
