@@ -183,7 +183,7 @@ class Algorithm1:
         if self.engine is Engine.XLA_ON_GPU:
             mean = reductions.mean_of_sparse_sample(x, self.axes, dtype)
         elif self.engine is Engine.PLAIN:
-            mean = reductions.mean_of_a_seventh(x, self.axes, dtype, size)
+            mean = reductions.mean_of_few(x, self.axes, dtype, size)
             mean = xla.rounded(mean)
         else:
             mean = xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))

@@ -138,10 +138,9 @@ def _axis_by_axis(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 def _block_by_block(x: Tensor, rows: Tensor) -> Tensor:
     """Sum of the rows, whose number is an argument: shared, it costs once."""
     blocks, rest = _cut(x, rows)
-    total = tf.reduce_sum(rest, 0)
-    blocks, rest = _cut(tf.reduce_sum(blocks, 1), rows // _BLOCK)
-    total += tf.reduce_sum(rest, 0)
-    return total + tf.reduce_sum(tf.reduce_sum(blocks, 1), 0)
+    blocks, others = _cut(tf.reduce_sum(blocks, 1), rows // _BLOCK)
+    few = [tf.reduce_sum(blocks, 1), others, rest]
+    return tf.reduce_sum(tf.concat(few, 0), 0)
 
 
 def _cut(x: Tensor, rows: Tensor) -> Pair:
@@ -163,12 +162,13 @@ def packed(
     return _unpacked(tf.reduce_sum(_packed(function)(*tensors), axes))
 
 
-def mean_of_a_seventh(
+def mean_of_few(
     x: Tensor, axes: tuple[int, ...], dtype: Any, size: Tensor
 ) -> Tensor:
-    """Mean of every seventh place of the first axis, in the fewest operations.
+    """Mean of 16 to 32 places of the first axis, or all below 32.
 
-    Seven, as data may be laid out in groups of two, four or eight.
+    Of a sample in the fewest operations, for small tensors: other axes are
+    taken as a whole.
 
     Args:
         x: Any floating dtype.
@@ -180,9 +180,11 @@ def mean_of_a_seventh(
         The mean, without the axes; 0 where there are no values.
     """
     places = [slice(None)] * len(x.shape)
-    places[axes[0]] = slice(None, None, 7)
+    places[axes[0]] = slice(None, None, tf.shape(x)[axes[0]] // 32 + 1)
     mean = tf.reduce_mean(tf.cast(x[tuple(places)], dtype), axes)
-    return tf.math.multiply_no_nan(mean, tf.minimum(size, 1.0))
+    mean = tf.math.multiply_no_nan(mean, tf.minimum(size, 1.0))
+    mean.set_shape(_features(x, axes))
+    return mean
 
 
 def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
@@ -206,9 +208,7 @@ def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     values = sizes[axes[0]] if one else tf.reduce_prod(tf.gather(sizes, axes))
     total = tf.reduce_sum(sample, axes)
     mean = tf.math.divide_no_nan(total, tf.cast(values, dtype))
-    # Slicing with an unknown step loses even the rank. (Forward mode in a graph
-    # does not support `tf.ensure_shape`.)
-    mean.set_shape([x.shape[a] for a in range(len(x.shape)) if a not in axes])
+    mean.set_shape(_features(x, axes))
     return mean
 
 
@@ -238,9 +238,16 @@ def mean_of_sparse_sample(
         sample = tf.gather(sample, places, axis=axis)
     values = tf.reduce_prod(tf.gather(tf.shape(sample), axes))
     sample = tf.cast(sample, dtype) * (1.0 / tf.cast(values, dtype))
-    mean = tf.reduce_sum(sample, axes)
-    mean.set_shape([x.shape[a] for a in range(len(x.shape)) if a not in axes])
-    return mean
+    return tf.reduce_sum(sample, axes)
+
+
+def _features(x: Tensor, axes: tuple[int, ...]) -> list[int | None]:
+    """The shape of what is left without the axes, for `set_shape`.
+
+    Slicing with an unknown step loses even the rank. (Forward mode in a graph
+    does not support `tf.ensure_shape`.)
+    """
+    return [x.shape[a] for a in range(len(x.shape)) if a not in axes]
 
 
 def _fold(
