@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks import operations
 from keras_bn import BatchNormalization, ops
 from keras_bn.backend import compiling, reductions
 from tests import devices, layers
@@ -149,6 +150,7 @@ def test_sizes_may_be_unknown_and_the_batch_empty(jit_compile):
         assert run(tf.zeros(shape)).shape == shape
         for old, new in zip(before, layer.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
+    compiling.run.cache_clear()  # Else the trace above would serve.
     run_without_rows = tf.function(
         lambda x: layer(x, training=True),
         input_signature=[tf.TensorSpec([None, 0, 3, 3])],
@@ -169,7 +171,11 @@ def test_a_batch_of_unknown_size_may_have_any():
         lambda x, dy: call(x, gamma, beta, dy, axes=axes, epsilon=1e-3),
         input_signature=[tf.TensorSpec([None, features], tf.float64)] * 2,
     )
-    limits = reductions.unfolded(axes), reductions.FEW, 1023
+    limits = (
+        reductions.unfolded(axes),
+        reductions.FEW,
+        reductions._FOLDED_ONCE,
+    )
     for count in (2, *limits, *(limit + 1 for limit in limits), 300):
         x = layers.features((count, features), mean=100.0)
         dy = layers.cotangent((count, features))
@@ -388,6 +394,57 @@ def test_plain_operations_are_exact_whatever_the_order(values):
 
 def both(x):
     return x, tf.square(x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "slices"),
+    [
+        *[(128, []), (129, [4]), (256, [4])],
+        *[(257, [8]), (1023, [8]), (1024, [16, 16])],
+    ],
+)
+def test_rows_that_are_folded(rows, slices):
+    run = tf.function(lambda x: reductions.folded(both, [x], (0,)))
+    graph = run.get_concrete_function(tf.TensorSpec([rows, 2])).graph
+    sums = [op for op in graph.get_operations() if op.type == "AddN"]
+    assert [len(op.inputs) for op in sums] == slices
+
+
+@pytest.mark.parametrize("mean", [1e4, 1e5])
+def test_a_gradient_under_xla_of_an_unknown_number_of_examples(mean):
+    """The mean that is subtracted must be the same number everywhere."""
+    x = layers.features((1500, 200), mean=mean, dtype="float32")
+    dy = layers.cotangent(x.shape).astype("float32")
+    gamma, beta = parameters(x.shape, (0,), "float32")
+    with ops.without_compiling():
+        run = tf.function(
+            lambda x, dy: call(x, gamma, beta, dy, axes=0, epsilon=1e-3),
+            input_signature=[tf.TensorSpec([None, 200])] * 2,
+            jit_compile=True,
+        )
+        dx = run(x, dy)[3]
+    expected = reference.backward(
+        x.astype("float64"), gamma, (0,), 1e-3, dy, 2.0, 3.0
+    )
+    assert layers.relative_error(dx, expected[0]) < 2e-6
+
+
+@devices.on_cpu
+def test_merging_axes_of_unknown_sizes_takes_few_operations():
+    """Those sizes are left to be inferred: only the sample packs its steps."""
+    layer = layers.built(BatchNormalization(), (None, None, None, 8))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 8])] * 2)
+    def run(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return y, tape.gradient(y, x, output_gradients=dy)
+
+    x = tf.ones([4, 5, 6, 8])
+    found = operations.of_call(lambda: run(x, x))
+    assert found["ReadVariableOp"] == 4
+    assert found["Pack"] <= 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 64**2, 64**2 + 65])

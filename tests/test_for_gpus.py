@@ -131,10 +131,33 @@ def test_a_gpu_gets_few_operations_for_unknown_sizes(mean):
     assert layers.relative_error(y, expected[0]) < 1e-6
     expected = reference.backward(wide, gamma, axes, layer.epsilon, dy)
     assert layers.relative_error(dx, expected[0]) < 2e-6
-    empty = np.zeros([0, 9, 9, 3], "float32")
-    assert run(empty, empty)[0].shape == empty.shape
-    for weight in layer.weights:
-        assert np.isfinite(weight).all()
+
+
+def test_a_gpu_gets_zeros_for_the_statistics_of_nothing():
+    run = tf.function(
+        lambda x: ops.batch_norm(x, axes=(0, 1)),
+        input_signature=[tf.TensorSpec([None, None, 3])],
+    )
+    y, mean, variance = run(tf.zeros([0, 9, 3]))
+    assert y.shape == (0, 9, 3)
+    assert (mean.numpy() == 0.0).all()
+    assert (variance.numpy() == 0.0).all()
+
+
+def test_sums_of_many_features_are_centered_by_a_sample():
+    """A GPU would add up all values of a feature one by one, twice."""
+    run = tf.function(
+        lambda x: ops.batch_norm(x, axes=0)[0], input_signature=None
+    )
+    strided = {}
+    for features in (4096, 4097):
+        with ops.without_compiling():
+            graph = run.get_concrete_function(
+                tf.TensorSpec([None, features])
+            ).graph
+        types = [op.type for op in graph.get_operations()]
+        strided[features] = "MulNoNan" in types
+    assert strided == {4096: False, 4097: True}
 
 
 def test_a_cpu_named_beside_a_gpu_gets_what_a_cpu_runs():

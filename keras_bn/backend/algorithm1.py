@@ -104,9 +104,9 @@ class Algorithm1:
             Engine.PLAIN: PLAIN_FEW,
             Engine.XLA_ON_CPU: reductions.unfolded(self.axes),
         }.get(self.engine, 0)
-        # A GPU adds up any number of values in short sums.
-        simple = self.engine is Engine.PLAIN and xla.for_gpu()
-        simple = simple or reductions.are_few(x, self.axes, at_most=few)
+        simple = reductions.are_few(x, self.axes, at_most=few)
+        if self.engine is Engine.PLAIN and xla.for_gpu():
+            simple = reductions.are_short_on_a_gpu(x, self.axes)
         if mask is None and simple:
             return self._moments_in_simple_sums(x, size)
         return self._moments_of_many(x, size, mask)

@@ -8,9 +8,9 @@ rounding error small. Two sums are packed into one complex number, so that the
 tensor is read once. (XLA copies a producer into at most fifteen consumers, so
 sixteen slices keep it from recomputing the first stage in the second.)
 
-With fewer than 1,024 values per feature there is too little left to fold after
-one stage, of eight slices, or four up to 256 values. Below 128, XLA's own
-reduction is better.
+If rows are the only axis, fewer than 1,024 leave too little to fold after one
+stage, of eight slices, or four up to 256 rows. Up to 128 rows, and 256 values
+over several axes, XLA's own reduction is better.
 
 On a GPU, XLA's own reduction is fast and exact to 1e-6, and the number of
 kernels counts; two sums are one complex number there, too.
@@ -43,6 +43,8 @@ _FOLDED_ONCE, _SLICES_IF_ONCE = 1023, 8
 _STEP = (5, 83)
 #: Rows that plain operations add up at once.
 _BLOCK = 64
+#: Most features whose values a GPU's plain sums divide among threads.
+_SHARED_BY_THREADS = 4096
 
 
 def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
@@ -53,6 +55,16 @@ def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
     """
     sizes = [x.shape[axis] for axis in axes]
     return None not in sizes and 0 < math.prod(sizes) <= at_most
+
+
+def are_short_on_a_gpu(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether a GPU's plain sums have few terms, however many values there are.
+
+    TensorFlow 2.21 gives each feature 32 threads or more, but a single one if
+    there are more than 4,096.
+    """
+    features = [n for a, n in enumerate(x.shape) if a not in axes]
+    return None not in features and math.prod(features) <= _SHARED_BY_THREADS
 
 
 def folded(
