@@ -106,7 +106,7 @@ class Algorithm1:
         }.get(self.engine, 0)
         simple = reductions.are_few(x, self.axes, at_most=few)
         if self.engine is Engine.PLAIN and xla.for_gpu():
-            simple = reductions.are_short_on_a_gpu(x, self.axes)
+            simple |= reductions.are_short_on_a_gpu(x, self.axes)
         if mask is None and simple:
             return self._moments_in_simple_sums(x, size)
         return self._moments_of_many(x, size, mask)
