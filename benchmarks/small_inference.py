@@ -73,6 +73,18 @@ class Designs:
         """`Sub`, `Mul`, `BiasAdd`."""
         return tf.nn.bias_add((x - self.mean) * self._slope(), self.beta)
 
+    def late_reads(self, x: Tensor) -> Tensor:
+        """`bias_add`, all weights but the mean read once it is subtracted.
+
+        A read that waits for nothing is handed to a thread; one that does
+        runs where its predecessor ran.
+        """
+        centered = x - self.mean
+        with tf.control_dependencies([centered]):
+            slope = self._slope()
+            beta = tf.convert_to_tensor(self.beta)
+        return tf.nn.bias_add(centered * slope, beta)
+
     def two_bias_adds(self, x: Tensor) -> Tensor:
         """`BiasAdd`, `Mul`, `BiasAdd`, and the mean negated."""
         centered = tf.nn.bias_add(x, -tf.convert_to_tensor(self.mean))
@@ -126,6 +138,7 @@ NAMES = (
     "affine",
     "centered",
     "bias_add",
+    "late_reads",
     "two_bias_adds",
     "quotient",
     "fused",
