@@ -116,6 +116,29 @@ def test_the_gradient_does_not_depend_on_how_xla_divides(shape, mode):
     assert layers.relative_error(call.dx, expected.dx) < 5e-6
 
 
+@pytest.mark.parametrize("values", [[1e4] * 8, [0.0] + [1e4] * 7, range(8)])
+def test_plain_operations_are_exact_whatever_the_order(values):
+    """Of an unknown number of rows, sorted and in turns."""
+    noise = layers.features((8, 504, 3), axes=(0, 1), dtype="float32")
+    x = noise + np.asarray(values, "float32")[:, None, None]
+    for ordered in (x, x.transpose(1, 0, 2)):
+        ordered = ordered.reshape(-1, 3)
+        with keras_bn.ops.without_compiling():
+            y = normalized(ordered, (0,), precision.UNKNOWN)
+        assert layers.relative_error(y, exact(ordered, (0,))) < 3e-6
+
+
+@pytest.mark.parametrize("odd", [0, 2**15])
+def test_a_row_unlike_the_rest_costs_no_digits(odd):
+    """Such as padding; in a batch of unknown size."""
+    x = np.random.default_rng(0).normal(1e4, 1.0, (2**16, 4))
+    x[odd] = 0.0
+    x = x.astype(np.float32)
+    y = normalized(x, (0,), precision.UNKNOWN)
+    error = np.abs(y - exact(x, (0,)))
+    assert np.delete(error, odd, 0).max() < 2e-5 + 1e-9 * len(x)
+
+
 def test_the_oracle_of_the_benchmark_is_exact():
     x = precision.inputs(1024, 1e3, "float32")
     assert precision.error(precision.exact(x), exact(x, (0, 1, 2))) == 0.0

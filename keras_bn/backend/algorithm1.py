@@ -25,7 +25,6 @@ Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1. For one feature with the
 
 import dataclasses
 import enum
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,9 +44,10 @@ PLAIN_FEW = 1024
 class Engine(enum.Enum):
     """What runs the expressions, on which depends how sums are taken."""
 
-    #: As few plain operations as possible, which is best for small tensors, and
-    #: on a GPU.
+    #: As few plain operations as possible, which is best for small tensors.
     PLAIN = enum.auto()
+    #: The same for a GPU, whose sums have many terms for few.
+    PLAIN_ON_GPU = enum.auto()
     #: Plain operations in few passes, which is best for large tensors on a CPU.
     BLOCKS = enum.auto()
     XLA_ON_CPU = enum.auto()
@@ -100,27 +100,35 @@ class Algorithm1:
         an argument because XLA would turn division by a constant into a
         product and recompute that for each value.
         """
-        few = {
-            Engine.PLAIN: PLAIN_FEW,
-            Engine.XLA_ON_CPU: reductions.unfolded(self.axes),
-        }.get(self.engine, 0)
-        simple = reductions.are_few(x, self.axes, at_most=few)
-        if self.engine is Engine.PLAIN and xla.for_gpu():
-            simple |= reductions.are_short_on_a_gpu(x, self.axes)
-        if mask is None and simple:
+        if mask is None and self._sums_are_exact(x):
             return self._moments_in_simple_sums(x, size)
         return self._moments_of_many(x, size, mask)
 
-    def _moments_in_simple_sums(self, x: Tensor, size: Tensor) -> Moments:
-        """Moments in the fewest operations, which count for small tensors.
+    def _sums_are_exact(self, x: Tensor) -> bool:
+        """Whether a mean of plain sums, corrected once, has all digits."""
+        if self.engine is Engine.PLAIN_ON_GPU and reductions.are_shared_on_gpu(
+            x, self.axes
+        ):
+            return True
+        few = {
+            Engine.PLAIN: PLAIN_FEW,
+            Engine.PLAIN_ON_GPU: PLAIN_FEW,
+            Engine.XLA_ON_CPU: reductions.unfolded(self.axes),
+        }.get(self.engine, 0)
+        return reductions.are_few(x, self.axes, at_most=few)
 
-        The operations are also the simplest, which XLA compiles best.
+    def _moments_in_simple_sums(self, x: Tensor, size: Tensor) -> Moments:
+        """Moments in the fewest operations, and the simplest.
+
+        Their number counts for small tensors and on a GPU, and XLA compiles
+        simple ones best.
 
         The mean is taken twice, the second time over the remainders.
         """
+        known = reductions.known_size(x, self.axes)
 
         def mean(values: Tensor) -> Tensor:
-            if reductions.are_few(values, self.axes, at_most=sys.maxsize):
+            if known:
                 return tf.reduce_mean(values, self.axes)
             total = tf.reduce_sum(values, self.axes)
             return tf.math.divide_no_nan(total, size)
@@ -141,13 +149,14 @@ class Algorithm1:
         Under XLA or in blocks, var = mean of (x - shift)^2 - rest^2, in the
         same pass, which loses the digits of rest^2 / var. That ratio is below
         1 unless the sample whose mean is `shift` is unlike all other values.
-        Otherwise var takes a second pass, around the mean: plain sums are less
-        exact, and would lose more.
+
+        Plain sums are less exact, and `shift` is a single value there. So they
+        take the mean of what remains once more, and var around that.
         """
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = self._mean_of_sample(x, size)
+            shift = self._near_mean(x)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -160,11 +169,17 @@ class Algorithm1:
         around = self._expand(shift)
 
         m = tf.maximum(count, 1.0)
-        if self.engine is Engine.PLAIN:
+        if self.engine in {Engine.PLAIN, Engine.PLAIN_ON_GPU}:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             rest = tf.reduce_sum(shifted, self.axes) / m
-            square = tf.square(_where(mask, shifted - self._expand(rest)))
-            return (shift, rest), tf.reduce_sum(square, self.axes) / m, count
+            centered = _where(mask, shifted - self._expand(rest))
+            more = tf.reduce_sum(centered, self.axes) / m
+            square = _where(
+                mask,
+                tf.math.squared_difference(centered, self._expand(more)),
+            )
+            variance = tf.reduce_sum(square, self.axes) / m
+            return (shift, rest + more), variance, count
 
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
             shifted = _where(mask, tf.cast(x, dtype) - around)
@@ -177,14 +192,16 @@ class Algorithm1:
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
 
-    def _mean_of_sample(self, x: Tensor, size: Tensor) -> Tensor:
-        """A constant to derivatives, as whatever is subtracted is added."""
+    def _near_mean(self, x: Tensor) -> Tensor:
+        """What to subtract first.
+
+        A constant to derivatives, as whatever is subtracted is added.
+        """
         dtype = statistics_dtype(x)
-        if self.engine is Engine.XLA_ON_GPU:
+        if self.engine in {Engine.XLA_ON_GPU, Engine.PLAIN_ON_GPU}:
             mean = reductions.mean_of_sparse_sample(x, self.axes, dtype)
         elif self.engine is Engine.PLAIN:
-            mean = reductions.mean_of_few(x, self.axes, dtype, size)
-            mean = xla.rounded(mean)
+            mean = reductions.value_in_the_middle(x, self.axes, dtype)
         else:
             mean = xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
         return tf.stop_gradient(mean)

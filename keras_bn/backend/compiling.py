@@ -198,6 +198,8 @@ def engine(x: Tensor, axes: Sequence[int], *, sums: bool = True) -> Engine:
     """
     if _worth_compiling(x, axes, sums=sums):
         return Engine.XLA_ON_GPU if xla.for_gpu() else Engine.XLA_ON_CPU
+    if xla.for_gpu():
+        return Engine.PLAIN_ON_GPU
     return Engine.BLOCKS if _worth_blocks(x, axes) else Engine.PLAIN
 
 
@@ -246,9 +248,7 @@ def _have_tangents(tensors: Sequence[Tensor]) -> bool:
 
 
 def _worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `x` is large, for a CPU, and XLA does not compile its sums."""
-    if xla.for_gpu():
-        return False
+    """Whether `x` is large and XLA does not compile its sums."""
     features = [n for a, n in enumerate(x.shape) if a not in axes]
     few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
     if None in features or few or _worth_compiling(x, axes, sums=True):
@@ -303,14 +303,15 @@ def _are_worth_volumes(x: Tensor) -> bool:
 
 
 def _sizes(x: Tensor, runs: Sequence[Sequence[int]]) -> Any:
-    """The sizes of runs of axes, as the shape of a tensor.
+    """The sizes of runs of axes, as `tf.reshape` takes them.
 
     What is not known takes operations, so it is -1 if it can be inferred.
     """
     unknown = [run for run in runs if None in [x.shape[axis] for axis in run]]
     if len(unknown) == 1 and 0 not in x.shape:
         return [-1 if run in unknown else size(x, run) for run in runs]
-    if unknown and runs == [[axis] for axis in range(len(x.shape))]:
+    each_axis_alone = len(runs) == len(x.shape)
+    if unknown and each_axis_alone:
         return tf.shape(x)
     return [size(x, run) for run in runs]
 
@@ -322,9 +323,9 @@ def _values(x: Tensor) -> int:
 
 def size(x: Tensor, axes: Sequence[int]) -> Any:
     """Product of the sizes of some axes, as a number where it is known."""
-    sizes = [x.shape[axis] for axis in axes]
-    if None not in sizes:
-        return math.prod(sizes)
-    if len(sizes) == 1:
+    known = reductions.known_size(x, axes)
+    if known is not None:
+        return known
+    if len(axes) == 1:
         return tf.shape(x)[axes[0]]
     return tf.reduce_prod(tf.gather(tf.shape(x), axes))

@@ -10,7 +10,7 @@ sixteen slices keep it from recomputing the first stage in the second.)
 
 If rows are the only axis, fewer than 1,024 leave too little to fold after one
 stage, of eight slices, or four up to 256 rows. Up to 128 rows, and 256 values
-over several axes, XLA's own reduction is better.
+over other axes, XLA's own reduction is better.
 
 On a GPU, XLA's own reduction is fast and exact to 1e-6, and the number of
 kernels counts; two sums are one complex number there, too.
@@ -43,8 +43,9 @@ _FOLDED_ONCE, _SLICES_IF_ONCE = 1023, 8
 _STEP = (5, 83)
 #: Rows that plain operations add up at once.
 _BLOCK = 64
-#: Most features whose values a GPU's plain sums divide among threads.
-_SHARED_BY_THREADS = 4096
+#: Most features whose values a GPU's plain sums divide among threads, and most
+#: where a feature left to one thread has at most sixteen times as many values.
+_SHARED, _SHARED_BETWEEN = 4096, 128
 
 
 def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
@@ -53,18 +54,26 @@ def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
     Not decided when the graph runs, though XLA then knows the sizes: it cannot
     compile the gradient of a conditional whose branches save different tensors.
     """
+    return 0 < (known_size(x, axes) or 0) <= at_most
+
+
+def known_size(x: Tensor, axes: Sequence[int]) -> int | None:
+    """The product of the sizes of some axes, if all are known."""
     sizes = [x.shape[axis] for axis in axes]
-    return None not in sizes and 0 < math.prod(sizes) <= at_most
+    return None if None in sizes else math.prod(sizes)
 
 
-def are_short_on_a_gpu(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether a GPU's plain sums have few terms, however many values there are.
+def are_shared_on_gpu(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether a GPU's plain sums divide long ones among many threads.
 
-    TensorFlow 2.21 gives each feature 32 threads or more, but a single one if
-    there are more than 4,096.
+    TensorFlow gives each feature 32 threads or more, but a single one if there
+    are more than 4,096; or if both the first and the last axis are features,
+    and these more than a sixteenth of the values of one.
     """
-    features = [n for a, n in enumerate(x.shape) if a not in axes]
-    return None not in features and math.prod(features) <= _SHARED_BY_THREADS
+    features = [axis for axis in range(len(x.shape)) if axis not in axes]
+    between = {0, len(x.shape) - 1} <= {*features}
+    most = _SHARED_BETWEEN if between else _SHARED
+    return (known_size(x, features) or most + 1) <= most
 
 
 def folded(
@@ -134,17 +143,19 @@ def in_blocks(
 ) -> Pair:
     """What `folded` returns, by plain operations and for any function.
 
-    They add up blocks of rows first, or the last of several axes.
+    They add up blocks of rows first or, of several axes, the last.
     """
-    rows = tf.shape(tensors[0])[0]
     first, second = function(*tensors)
-    if axes != (0,):
-        return _axis_by_axis(first, axes), _axis_by_axis(second, axes)
-    return _block_by_block(first, rows), _block_by_block(second, rows)
+    if axes == (0,):
+        rows = tf.shape(tensors[0])[0]
+        return _block_by_block(first, rows), _block_by_block(second, rows)
+    return _last_axis_first(first, axes), _last_axis_first(second, axes)
 
 
-def _axis_by_axis(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return tf.reduce_sum(tf.reduce_sum(x, axes[-1]), axes[:-1])
+def _last_axis_first(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    *others, last = axes
+    x = tf.reduce_sum(x, last)
+    return tf.reduce_sum(x, others) if others else x
 
 
 def _block_by_block(x: Tensor, rows: Tensor) -> Tensor:
@@ -174,29 +185,25 @@ def packed(
     return _unpacked(tf.reduce_sum(_packed(function)(*tensors), axes))
 
 
-def mean_of_few(
-    x: Tensor, axes: tuple[int, ...], dtype: Any, size: Tensor
-) -> Tensor:
-    """Mean of 4 to 8 places of the first axis, or all below 8.
+def value_in_the_middle(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
+    """The value of each feature in the middle of the axes.
 
-    The fewest operations, for small tensors: other axes are taken as a whole.
-    More places would cost more, as slices with steps are slow.
+    Not one at an edge, which may be unlike the rest.
 
     Args:
         x: Any floating dtype.
-        axes: The axes to take the mean over, ascending.
-        dtype: What to compute in.
-        size: Number of values of a feature, of that dtype.
+        axes: Ascending.
+        dtype: That of the result.
 
     Returns:
-        The mean, without the axes; 0 where there are no values.
+        The values, without the axes; 0 where there are none.
     """
-    places = [slice(None)] * len(x.shape)
-    places[axes[0]] = slice(None, None, tf.shape(x)[axes[0]] // 8 + 1)
-    mean = tf.reduce_mean(tf.cast(x[tuple(places)], dtype), axes)
-    mean = tf.math.multiply_no_nan(mean, tf.minimum(size, 1.0))
-    mean.set_shape(_features(x, axes))
-    return mean
+    middle = tf.shape(x) // 2
+    whole = sum(1 << axis for axis in range(len(x.shape)) if axis not in axes)
+    one = tf.strided_slice(
+        x, middle, middle + 1, begin_mask=whole, end_mask=whole
+    )
+    return tf.cast(tf.reduce_sum(one, axes), dtype)
 
 
 def mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
