@@ -30,8 +30,8 @@ Array = NDArray[Any]
 Pair = tuple[Tensor, Tensor]
 Sums = Callable[[Tensor], Pair]
 
-#: `[N, ..., C]`; the first is folded once, the others twice.
-SHAPES = ((256, 1024), (32, 28, 28, 96), (32, 14, 14, 576))
+#: `[N, ..., C]`; the first two are folded once, the others twice.
+SHAPES = ((256, 1024), (512, 1024), (32, 28, 28, 96), (32, 14, 14, 576))
 TENSORS = 10
 
 
@@ -91,18 +91,30 @@ def xla(x: Tensor) -> Pair:
     return reduce_sum(x)
 
 
-def slices(count: int, *, of_few: int) -> Sums:
+def slices(
+    count: int,
+    *,
+    of_few: int,
+    if_once: int,
+    folded_once: int = reductions._FOLDED_ONCE,
+) -> Sums:
     """What the layer does with XLA: slices of a tensor are added up.
 
     Args:
-        count: Slices, in two stages, if a feature has more than 256 values.
+        count: Slices, in two stages, if a feature has more values than below.
         of_few: Slices, in one stage, if it has at most 256.
+        if_once: Slices, in one stage, if it has more.
+        folded_once: Values up to which there is one stage.
     """
 
     @tf.function(autograph=False, jit_compile=True)
     def run(x: Tensor) -> Pair:
         with mock.patch.multiple(
-            reductions, _SLICES=count, _SLICES_OF_FEW=of_few
+            reductions,
+            _SLICES=count,
+            _SLICES_OF_FEW=of_few,
+            _SLICES_IF_ONCE=if_once,
+            _FOLDED_ONCE=folded_once,
         ):
             return reductions.folded(_powers, [_rows(x)], (0,))
 
@@ -135,9 +147,12 @@ CONTESTANTS: dict[str, Sums] = {
     "euclidean_norm": euclidean_norm,
     "fused": fused,
     "xla": xla,
-    "ours": slices(16, of_few=4),
-    "slices, half": slices(8, of_few=2),
-    "slices, double": slices(32, of_few=8),
+    "ours": slices(16, of_few=4, if_once=8),
+    "slices, half": slices(8, of_few=2, if_once=4),
+    "slices, double": slices(32, of_few=8, if_once=16),
+    "slices, twice": slices(
+        16, of_few=4, if_once=8, folded_once=reductions.FEW
+    ),
     "slices, two reads": two_reads,
     "slices, strided": strided,
 }

@@ -22,9 +22,12 @@ def both(x):
 )
 def test_rows_that_are_folded(rows, slices):
     run = tf.function(lambda x: reductions.folded(both, [x], (0,)))
-    graph = run.get_concrete_function(tf.TensorSpec([rows, 2])).graph
+    x = layers.features((rows, 2), dtype="float32")
+    graph = run.get_concrete_function(tf.constant(x)).graph
     sums = [op for op in graph.get_operations() if op.type == "AddN"]
     assert [len(op.inputs) for op in sums] == slices
+    for found, values in zip(run(x), both(x.astype("float64")), strict=True):
+        np.testing.assert_allclose(found, np.sum(values, 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 64**2, 64**2 + 65])

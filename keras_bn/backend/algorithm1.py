@@ -44,10 +44,9 @@ PLAIN_FEW = 1024
 class Engine(enum.Enum):
     """What runs the expressions, on which depends how sums are taken."""
 
-    #: As few plain operations as possible, which is best for small tensors.
+    #: As few plain operations as possible, which is best for small tensors, and
+    #: for large ones on a GPU.
     PLAIN = enum.auto()
-    #: The same for a GPU, whose sums have many terms for few.
-    PLAIN_ON_GPU = enum.auto()
     #: Plain operations in few passes, which is best for large tensors on a CPU.
     BLOCKS = enum.auto()
     XLA_ON_CPU = enum.auto()
@@ -100,43 +99,27 @@ class Algorithm1:
         an argument because XLA would turn division by a constant into a
         product and recompute that for each value.
         """
-        if mask is None and self._sums_are_exact(x):
-            return self._moments_in_simple_sums(x, size)
-        return self._moments_of_many(x, size, mask)
-
-    def _sums_are_exact(self, x: Tensor) -> bool:
-        """Whether a mean of plain sums, corrected once, has all digits."""
-        if self.engine is Engine.PLAIN_ON_GPU and reductions.are_shared_on_gpu(
-            x, self.axes
-        ):
-            return True
         few = {
             Engine.PLAIN: PLAIN_FEW,
-            Engine.PLAIN_ON_GPU: PLAIN_FEW,
             Engine.XLA_ON_CPU: reductions.unfolded(self.axes),
         }.get(self.engine, 0)
-        return reductions.are_few(x, self.axes, at_most=few)
+        if mask is None and reductions.are_few(x, self.axes, at_most=few):
+            return self._moments_of_few(x, size)
+        return self._moments_of_many(x, size, mask)
 
-    def _moments_in_simple_sums(self, x: Tensor, size: Tensor) -> Moments:
-        """Moments in the fewest operations, and the simplest.
+    def _moments_of_few(self, x: Tensor, size: Tensor) -> Moments:
+        """Moments in the fewest operations, which count for small tensors.
 
-        Their number counts for small tensors and on a GPU, and XLA compiles
-        simple ones best.
+        The operations are also the simplest, which XLA compiles best.
 
         The mean is taken twice, the second time over the remainders.
         """
-        known = reductions.known_size(x, self.axes)
-
-        def mean(values: Tensor) -> Tensor:
-            if known:
-                return tf.reduce_mean(values, self.axes)
-            total = tf.reduce_sum(values, self.axes)
-            return tf.math.divide_no_nan(total, size)
-
-        shift = xla.rounded(mean(tf.cast(x, statistics_dtype(x))))
-        rest = mean(self._centered(x, (shift,)))
+        shift = tf.reduce_mean(tf.cast(x, statistics_dtype(x)), self.axes)
+        shift = xla.rounded(shift)
+        rest = tf.reduce_mean(self._centered(x, (shift,)), self.axes)
         center = shift, rest
-        return center, mean(tf.square(self._centered(x, center))), size
+        square = tf.square(self._centered(x, center))
+        return center, tf.reduce_mean(square, self.axes), size
 
     def _moments_of_many(self, x: Tensor, size: Tensor, mask: Any) -> Moments:
         """Moments as precise as `x`, even where |mean| is large.
@@ -169,7 +152,7 @@ class Algorithm1:
         around = self._expand(shift)
 
         m = tf.maximum(count, 1.0)
-        if self.engine in {Engine.PLAIN, Engine.PLAIN_ON_GPU}:
+        if self.engine is Engine.PLAIN:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             rest = tf.reduce_sum(shifted, self.axes) / m
             centered = _where(mask, shifted - self._expand(rest))
@@ -198,7 +181,7 @@ class Algorithm1:
         A constant to derivatives, as whatever is subtracted is added.
         """
         dtype = statistics_dtype(x)
-        if self.engine in {Engine.XLA_ON_GPU, Engine.PLAIN_ON_GPU}:
+        if self.engine is Engine.XLA_ON_GPU:
             mean = reductions.mean_of_sparse_sample(x, self.axes, dtype)
         elif self.engine is Engine.PLAIN:
             mean = reductions.value_in_the_middle(x, self.axes, dtype)

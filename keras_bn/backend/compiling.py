@@ -198,9 +198,8 @@ def engine(x: Tensor, axes: Sequence[int], *, sums: bool = True) -> Engine:
     """
     if _worth_compiling(x, axes, sums=sums):
         return Engine.XLA_ON_GPU if xla.for_gpu() else Engine.XLA_ON_CPU
-    if xla.for_gpu():
-        return Engine.PLAIN_ON_GPU
-    return Engine.BLOCKS if _worth_blocks(x, axes) else Engine.PLAIN
+    blocks = _worth_blocks(x, axes) and not xla.for_gpu()
+    return Engine.BLOCKS if blocks else Engine.PLAIN
 
 
 def _worth_compiling(x: Tensor, axes: Sequence[int], *, sums: bool) -> bool:
@@ -248,7 +247,7 @@ def _have_tangents(tensors: Sequence[Tensor]) -> bool:
 
 
 def _worth_blocks(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `x` is large and XLA does not compile its sums."""
+    """Whether a CPU has many values to sum, and XLA does not compile that."""
     features = [n for a, n in enumerate(x.shape) if a not in axes]
     few = reductions.are_few(x, tuple(axes), at_most=PLAIN_FEW)
     if None in features or few or _worth_compiling(x, axes, sums=True):

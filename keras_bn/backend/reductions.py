@@ -43,9 +43,6 @@ _FOLDED_ONCE, _SLICES_IF_ONCE = 1023, 8
 _STEP = (5, 83)
 #: Rows that plain operations add up at once.
 _BLOCK = 64
-#: Most features whose values a GPU's plain sums divide among threads, and most
-#: where a feature left to one thread has at most sixteen times as many values.
-_SHARED, _SHARED_BETWEEN = 4096, 128
 
 
 def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
@@ -61,19 +58,6 @@ def known_size(x: Tensor, axes: Sequence[int]) -> int | None:
     """The product of the sizes of some axes, if all are known."""
     sizes = [x.shape[axis] for axis in axes]
     return None if None in sizes else math.prod(sizes)
-
-
-def are_shared_on_gpu(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether a GPU's plain sums divide long ones among many threads.
-
-    TensorFlow gives each feature 32 threads or more, but a single one if there
-    are more than 4,096; or if both the first and the last axis are features,
-    and these more than a sixteenth of the values of one.
-    """
-    features = [axis for axis in range(len(x.shape)) if axis not in axes]
-    between = {0, len(x.shape) - 1} <= {*features}
-    most = _SHARED_BETWEEN if between else _SHARED
-    return (known_size(x, features) or most + 1) <= most
 
 
 def folded(
