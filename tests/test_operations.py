@@ -40,4 +40,4 @@ def test_merging_axes_of_unknown_sizes_takes_few():
     """Those sizes are left to be inferred: only the sample packs its steps."""
     found = of_a_step(BatchNormalization(), (4, 5, 6, 8), [None, None, None, 8])
     assert found["Pack"] <= 1
-    assert found.total() <= 125
+    assert found.total() <= 130

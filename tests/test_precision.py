@@ -117,8 +117,8 @@ def test_the_gradient_does_not_depend_on_how_xla_divides(shape, mode):
 
 
 @pytest.mark.parametrize("values", [[1e4] * 8, [0.0] + [1e4] * 7, range(8)])
-def test_plain_operations_are_exact_whatever_the_order(values):
-    """Of an unknown number of rows, sorted and in turns."""
+def test_thousands_of_values_are_exact_in_any_order(values):
+    """Of an unknown number of rows: sorted, and in turns."""
     noise = layers.features((8, 504, 3), axes=(0, 1), dtype="float32")
     x = noise + np.asarray(values, "float32")[:, None, None]
     for ordered in (x, x.transpose(1, 0, 2)):
@@ -126,6 +126,27 @@ def test_plain_operations_are_exact_whatever_the_order(values):
         with keras_bn.ops.without_compiling():
             y = normalized(ordered, (0,), precision.UNKNOWN)
         assert layers.relative_error(y, exact(ordered, (0,))) < 3e-6
+
+
+@pytest.mark.parametrize(("rows", "valid"), [(2**16, 10), (2**18, 2**17)])
+def test_plain_sums_leave_values_out_at_a_large_mean(rows, valid):
+    x = np.random.default_rng(0).normal(1e4, 1.0, (rows, 2)).astype(np.float32)
+    mask = np.zeros((rows, 1), bool)
+    mask[:: rows // valid][:valid] = True
+    run = tf.function(
+        lambda x, mask: keras_bn.ops.batch_norm(
+            x, axes=0, mask=mask, epsilon=precision.EPSILON
+        ),
+        input_signature=[
+            tf.TensorSpec([None, 2]),
+            tf.TensorSpec([None, 1], tf.bool),
+        ],
+    )
+    y, mean, _ = run(x, mask)
+    counted = x[mask[:, 0]].astype(np.float64)
+    np.testing.assert_allclose(mean, counted.mean(0), rtol=1e-7)
+    bound = 2e-5 + 1e-9 * rows
+    assert np.abs(y[mask[:, 0]] - exact(counted, (0,))).max() < bound
 
 
 @pytest.mark.parametrize("odd", [0, 2**15])

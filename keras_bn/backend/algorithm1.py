@@ -133,13 +133,14 @@ class Algorithm1:
         same pass, which loses the digits of rest^2 / var. That ratio is below
         1 unless the sample whose mean is `shift` is unlike all other values.
 
-        Plain sums are less exact, and `shift` is a single value there. So they
-        take the mean of what remains once more, and var around that.
+        Plain sums are less exact, and var has a pass of its own. Without a mask
+        `shift` is a single value there, which may be unlike all others; so the
+        mean of what `rest` leaves, `more`, is taken off too.
         """
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = self._near_mean(x)
+            shift = self._first_shift(x)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -156,13 +157,14 @@ class Algorithm1:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             rest = tf.reduce_sum(shifted, self.axes) / m
             centered = _where(mask, shifted - self._expand(rest))
-            more = tf.reduce_sum(centered, self.axes) / m
-            square = _where(
-                mask,
-                tf.math.squared_difference(centered, self._expand(more)),
-            )
-            variance = tf.reduce_sum(square, self.axes) / m
-            return (shift, rest + more), variance, count
+            if mask is None:
+                more = tf.reduce_sum(centered, self.axes) / m
+                rest += more
+                around = self._expand(more)
+                square = tf.math.squared_difference(centered, around)
+            else:
+                square = tf.square(centered)
+            return (shift, rest), tf.reduce_sum(square, self.axes) / m, count
 
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
             shifted = _where(mask, tf.cast(x, dtype) - around)
@@ -175,8 +177,8 @@ class Algorithm1:
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
 
-    def _near_mean(self, x: Tensor) -> Tensor:
-        """What to subtract first.
+    def _first_shift(self, x: Tensor) -> Tensor:
+        """What to subtract first: near the mean, or at least a value.
 
         A constant to derivatives, as whatever is subtracted is added.
         """

@@ -172,18 +172,20 @@ def packed(
 def value_in_the_middle(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Tensor:
     """The value of each feature in the middle of the axes.
 
-    Not one at an edge, which may be unlike the rest.
+    Not one at an edge, which may be unlike the rest. It is taken as a slice of
+    size 1, and summed: an index has to be within the axis, which may be empty.
 
     Args:
         x: Any floating dtype.
-        axes: Ascending.
+        axes: The axes to take the middle of, ascending.
         dtype: That of the result.
 
     Returns:
         The values, without the axes; 0 where there are none.
     """
     middle = tf.shape(x) // 2
-    whole = sum(1 << axis for axis in range(len(x.shape)) if axis not in axes)
+    features = [axis for axis in range(len(x.shape)) if axis not in axes]
+    whole = sum(1 << axis for axis in features)
     one = tf.strided_slice(
         x, middle, middle + 1, begin_mask=whole, end_mask=whole
     )
