@@ -132,15 +132,13 @@ class Algorithm1:
         Under XLA or in blocks, var = mean of (x - shift)^2 - rest^2, in the
         same pass, which loses the digits of rest^2 / var. That ratio is below
         1 unless the sample whose mean is `shift` is unlike all other values.
-
-        Plain sums are less exact, and var has a pass of its own. Without a mask
-        `shift` is a single value there, which may be unlike all others; so the
-        mean of what `rest` leaves, `more`, is taken off too.
+        Otherwise var takes a second pass, around the mean: plain sums are less
+        exact, and would lose more.
         """
         dtype = statistics_dtype(x)
         if mask is None:
             count = size
-            shift = self._first_shift(x)
+            shift = self._first_shift(x, count)
         else:
             shift, count = self._sums(
                 lambda x, mask: (
@@ -156,14 +154,7 @@ class Algorithm1:
         if self.engine is Engine.PLAIN:
             shifted = _where(mask, tf.cast(x, dtype) - around)
             rest = tf.reduce_sum(shifted, self.axes) / m
-            centered = _where(mask, shifted - self._expand(rest))
-            if mask is None:
-                more = tf.reduce_sum(centered, self.axes) / m
-                rest += more
-                around = self._expand(more)
-                square = tf.math.squared_difference(centered, around)
-            else:
-                square = tf.square(centered)
+            square = tf.square(_where(mask, shifted - self._expand(rest)))
             return (shift, rest), tf.reduce_sum(square, self.axes) / m, count
 
         def powers(x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor]:
@@ -177,8 +168,11 @@ class Algorithm1:
         variance = tf.where(variance < 0.0, tf.zeros_like(variance), variance)
         return (shift, rest), variance, count
 
-    def _first_shift(self, x: Tensor) -> Tensor:
-        """What to subtract first: near the mean, or at least a value.
+    def _first_shift(self, x: Tensor, count: Tensor) -> Tensor:
+        """What to subtract first.
+
+        The mean of a sample; between plain operations, for which a sample takes
+        too many, the mean itself, from sums that start at a single value.
 
         A constant to derivatives, as whatever is subtracted is added.
         """
@@ -186,7 +180,10 @@ class Algorithm1:
         if self.engine is Engine.XLA_ON_GPU:
             mean = reductions.mean_of_sparse_sample(x, self.axes, dtype)
         elif self.engine is Engine.PLAIN:
-            mean = reductions.value_in_the_middle(x, self.axes, dtype)
+            value = reductions.value_in_the_middle(x, self.axes, dtype)
+            around = self._expand(value)
+            total = tf.reduce_sum(tf.cast(x, dtype) - around, self.axes)
+            mean = xla.rounded(value + total / tf.maximum(count, 1.0))
         else:
             mean = xla.rounded(reductions.mean_of_sample(x, self.axes, dtype))
         return tf.stop_gradient(mean)
