@@ -74,11 +74,7 @@ class Designs:
         return tf.nn.bias_add((x - self.mean) * self._slope(), self.beta)
 
     def late_reads(self, x: Tensor) -> Tensor:
-        """`bias_add`, all weights but the mean read once it is subtracted.
-
-        A read that waits for nothing is handed to a thread; one that does
-        runs where its predecessor ran.
-        """
+        """`bias_add`, all weights but the mean read once it is subtracted."""
         centered = x - self.mean
         with tf.control_dependencies([centered]):
             slope = self._slope()
