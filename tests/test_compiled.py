@@ -170,7 +170,7 @@ def test_a_batch_of_unknown_size_may_have_any():
         lambda x, dy: call(x, gamma, beta, dy, axes=axes, epsilon=1e-3),
         input_signature=[tf.TensorSpec([None, features], tf.float64)] * 2,
     )
-    for count in (2, 16, 255, 256, 300):
+    for count in (2, 128, 129, 256, 257, 300, 1023, 1024):
         x = layers.features((count, features), mean=100.0)
         dy = layers.cotangent((count, features))
         expected = [

@@ -11,6 +11,7 @@ import tensorflow as tf
 import keras_bn
 from benchmarks import measure, precision
 from tests import layers
+from tests.reference import batch_norm as reference
 
 #: Layouts of values per feature: shape and the axes of the values.
 LAYOUTS = {
@@ -117,15 +118,49 @@ def test_the_gradient_does_not_depend_on_how_xla_divides(shape, mode):
 
 
 @pytest.mark.parametrize("values", [[1e4] * 8, [0.0] + [1e4] * 7, range(8)])
-def test_thousands_of_values_are_exact_in_any_order(values):
-    """Of an unknown number of rows: sorted, and in turns."""
-    noise = layers.features((8, 504, 3), axes=(0, 1), dtype="float32")
+def test_plain_operations_are_exact_whatever_the_order(values):
+    """For an unknown number of values, sorted and in turns."""
+    noise = layers.features((8, 500, 3), axes=(0, 1), dtype="float32")
     x = noise + np.asarray(values, "float32")[:, None, None]
-    for ordered in (x, x.transpose(1, 0, 2)):
-        ordered = ordered.reshape(-1, 3)
-        with keras_bn.ops.without_compiling():
-            y = normalized(ordered, (0,), precision.UNKNOWN)
-        assert layers.relative_error(y, exact(ordered, (0,))) < 3e-6
+    layer = layers.built(keras_bn.BatchNormalization(), (None, 3))
+    with keras_bn.ops.without_compiling():
+        run = tf.function(
+            lambda x: layer(x, training=True), [tf.TensorSpec([None, 3])]
+        )
+        for rows in (x.reshape(-1, 3), x.transpose(1, 0, 2).reshape(-1, 3)):
+            expected, *_ = reference.forward(
+                rows.astype("float64"),
+                *layer.get_weights()[:2],
+                (0,),
+                layer.epsilon,
+            )
+            assert layers.relative_error(run(rows), expected) < 1e-6
+
+
+@pytest.mark.parametrize("mean", [1e4, 1e5])
+def test_a_gradient_under_xla_of_an_unknown_number_of_examples(mean):
+    """Between plain operations, the statistics' cotangents included."""
+    x = layers.features((1500, 200), mean=mean, dtype="float32")
+    dy = layers.cotangent(x.shape).astype("float32")
+    gamma = np.random.default_rng(1).uniform(0.5, 2, 200).astype("float32")
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, 200])] * 2, jit_compile=True
+    )
+    def run(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, mean, variance = keras_bn.ops.batch_norm(x, gamma, axes=0)
+            loss = tf.reduce_sum(y * dy)
+            loss += tf.reduce_sum(2.0 * mean) + tf.reduce_sum(3.0 * variance)
+        return tape.gradient(loss, x)
+
+    with keras_bn.ops.without_compiling():
+        dx = run(x, dy)
+    expected = reference.backward(
+        x.astype("float64"), gamma, (0,), 1e-3, dy, 2.0, 3.0
+    )
+    assert layers.relative_error(dx, expected[0]) < 2e-6
 
 
 @pytest.mark.parametrize(("rows", "valid"), [(2**16, 10), (2**18, 2**17)])
