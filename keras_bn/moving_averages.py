@@ -57,7 +57,7 @@ def follow(
     value = keras.ops.cast(value, old.dtype)
     if updates is not None:
         value, usable = replicas.mean_where(usable, value)
-    value = keras.ops.where(usable, value, old)
+    value = backend.select(usable, value, old)
     if updates is not None:
         moving.assign(cumulative(old, value, updates=updates.value))
         updates.assign_add(keras.ops.cast(usable, updates.dtype))

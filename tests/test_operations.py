@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How few operations a layer takes where sizes are unknown."""
+"""How few operations a layer takes on small tensors and of unknown sizes."""
 
 import keras
 import pytest
@@ -32,6 +32,22 @@ def test_small_tensors_take_fewer_than_with_keras_own_layer(sizes):
     ours = of_a_step(BatchNormalization(), shape, sizes)
     theirs = of_a_step(keras.layers.BatchNormalization(), shape, sizes)
     assert ours.total() < theirs.total()
+
+
+@devices.on_cpu
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_far_fewer_where_the_size_is_known(activation):
+    layer = BatchNormalization(activation=activation)
+    ours = of_a_step(layer, (60, 100), [60, 100])
+    theirs = of_a_step(keras.layers.BatchNormalization(), (60, 100), [60, 100])
+    assert ours.total() <= theirs.total() - 10
+
+
+@devices.on_cpu
+def test_only_a_small_tensor_is_read_once_more_to_save_operations():
+    small = of_a_step(BatchNormalization(), (160, 100), [160, 100])
+    larger = of_a_step(BatchNormalization(), (170, 100), [170, 100])
+    assert larger.total() == small.total() + 1
 
 
 @devices.on_cpu

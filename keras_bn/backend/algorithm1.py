@@ -39,6 +39,9 @@ Moments = tuple[Center, Tensor, Tensor]
 #: Most values of a feature for which a float32 mean, corrected once, is exact:
 #: each sum is off by at most 1024 roundings, both together by 4e-9 of the mean.
 PLAIN_FEW = 1024
+#: Most values of a tensor for which a plain operation takes about as long to
+#: start as to run, so that one on a whole tensor may replace two on features.
+SMALL = 2**14
 
 
 class Engine(enum.Enum):
@@ -320,22 +323,27 @@ class Algorithm1:
         saved = _without_bad_padding(saved)
         inv_std = self._inverse_std(saved.variance)
         slope = saved.gamma * inv_std
-        m = tf.maximum(saved.count, 1.0)
-        on_centered = inv_std / m * dgamma
-        constant = dbeta / m
+        on_centered, constant = inv_std * dgamma, dbeta
         used = dmean is not None or dvariance is not None
         if used:
             on_centered *= slope
             constant *= slope
         if dvariance is not None:
-            on_centered -= dvariance * (2.0 / m)
+            on_centered -= 2.0 * dvariance
         if dmean is not None:
-            constant -= dmean / m
+            constant -= dmean
+        m = tf.maximum(saved.count, 1.0)
+        # One product with all values, or a quotient for each coefficient.
+        small = saved.mask is None and self._is_small(saved.values)
+        if not small:
+            on_centered /= m
+            constant /= m
         dz, centered = self._recovered(dy, saved, saved.values)
         constant = _less(constant, on_centered, self._left_over_of(saved))
-        through_statistics = _where(
-            saved.mask, self._affine(centered, on_centered, constant)
-        )
+        through_statistics = self._affine(centered, on_centered, constant)
+        if small:
+            through_statistics *= 1.0 / m
+        through_statistics = _where(saved.mask, through_statistics)
         if used:
             dx = dz * self._expand(slope) - through_statistics
         else:
@@ -405,6 +413,12 @@ class Algorithm1:
     def _left_over_of(self, saved: Saved) -> Center:
         """The same in the backward pass, where an output leaves nothing."""
         return () if self.from_output else self._left_over(saved.center)
+
+    def _is_small(self, x: Tensor) -> bool:
+        """Whether the number of operations counts, whatever their size."""
+        return self.engine is Engine.PLAIN and reductions.are_few(
+            x, range(len(x.shape)), at_most=SMALL
+        )
 
     def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         """`slope x + shift` per feature; a graph runs equal ones once."""

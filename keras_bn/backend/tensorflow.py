@@ -235,6 +235,14 @@ def away_from_zero(gamma: Tensor) -> Tensor:
     return gamma + tf.stop_gradient(away - gamma)
 
 
+def select(condition: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
+    """`tf.where` of three tensors of one shape.
+
+    It does not have to ask about broadcasting, which takes half the time.
+    """
+    return tf.raw_ops.Select(condition=condition, x=x, y=otherwise)
+
+
 def subtract_in_place(variable: Any, step: Tensor) -> None:
     """`variable -= step` in one operation; Keras takes two."""
     if in_stateless_scope():
