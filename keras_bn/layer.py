@@ -477,9 +477,10 @@ class BatchNormalization(keras.layers.Layer):
         )
         scale, shift = r, d
         if self.gamma is not None:
-            scale, shift = r * self.gamma, d * self.gamma
+            gamma = keras.ops.cast(self.gamma, r.dtype)
+            scale, shift = r * gamma, d * gamma
         if self.beta is not None:
-            shift = shift + self.beta
+            shift = shift + keras.ops.cast(self.beta, shift.dtype)
         return ops.scale_and_shift(
             batch.outputs, scale, shift, axes=self._reduction_axes
         )

@@ -35,12 +35,11 @@ def test_small_tensors_take_fewer_than_with_keras_own_layer(sizes):
 
 
 @devices.on_cpu
-@pytest.mark.parametrize("activation", [None, "relu"])
-def test_far_fewer_where_the_size_is_known(activation):
-    layer = BatchNormalization(activation=activation)
-    ours = of_a_step(layer, (60, 100), [60, 100])
+def test_twelve_fewer_where_the_size_is_known():
+    ours = of_a_step(BatchNormalization(), (60, 100), [60, 100])
     theirs = of_a_step(keras.layers.BatchNormalization(), (60, 100), [60, 100])
-    assert ours.total() <= theirs.total() - 10
+    assert ours.total() <= theirs.total() - 12
+    assert ours["SelectV2"] == 0  # It broadcasts, which takes time.
 
 
 @devices.on_cpu

@@ -123,6 +123,20 @@ def test_corrections_clipped_to_nothing_leave_plain_batch_normalization():
     layers.assert_equals_oracle(layers.call(layer, x, dy), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_parameters_may_be_narrow(dtype):
+    narrow, wide = renorm(dtype=dtype), renorm(dtype="float32")
+    x = keras.ops.cast(layers.features((8, 3), mean=1.0), dtype)
+    for layer in (narrow, wide):
+        layer.gamma.assign([0.5, 1.0, 2.0])
+        layer.beta.assign([-1.0, 0.0, 1.0])
+    y = narrow(x, training=True)
+    assert y.dtype == dtype
+    expected = wide(keras.ops.cast(x, "float32"), training=True)
+    error = np.abs(keras.ops.cast(y, "float32") - expected).max()
+    assert error < {"float16": 4e-3, "bfloat16": 4e-2}[dtype]
+
+
 @pytest.mark.parametrize("seeds", ["fixed", "none", "generator"])
 def test_random_initial_statistics_agree_with_each_other(seeds):
     """The deviation starts from the root of the variance that was drawn."""

@@ -323,25 +323,26 @@ class Algorithm1:
         saved = _without_bad_padding(saved)
         inv_std = self._inverse_std(saved.variance)
         slope = saved.gamma * inv_std
-        on_centered, constant = inv_std * dgamma, dbeta
+        m = tf.maximum(saved.count, 1.0)
         used = dmean is not None or dvariance is not None
+        small = not used and saved.mask is None and self._is_small(saved.values)
+        if small:  # Divided by m at the end.
+            on_centered = inv_std * dgamma
+            constant = dbeta
+        else:
+            on_centered = inv_std / m * dgamma
+            constant = dbeta / m
         if used:
             on_centered *= slope
             constant *= slope
         if dvariance is not None:
-            on_centered -= 2.0 * dvariance
+            on_centered -= dvariance * (2.0 / m)
         if dmean is not None:
-            constant -= dmean
-        m = tf.maximum(saved.count, 1.0)
-        # One product with all values, or a quotient for each coefficient.
-        small = saved.mask is None and self._is_small(saved.values)
-        if not small:
-            on_centered /= m
-            constant /= m
+            constant -= dmean / m
         dz, centered = self._recovered(dy, saved, saved.values)
         constant = _less(constant, on_centered, self._left_over_of(saved))
         through_statistics = self._affine(centered, on_centered, constant)
-        if small:
+        if small:  # TensorFlow computes 1 / m in advance.
             through_statistics *= 1.0 / m
         through_statistics = _where(saved.mask, through_statistics)
         if used:
@@ -415,10 +416,10 @@ class Algorithm1:
         return () if self.from_output else self._left_over(saved.center)
 
     def _is_small(self, x: Tensor) -> bool:
-        """Whether the number of operations counts, whatever their size."""
-        return self.engine is Engine.PLAIN and reductions.are_few(
-            x, range(len(x.shape)), at_most=SMALL
-        )
+        """Whether few operations are better than few passes over `x`."""
+        values = x.shape.num_elements()
+        known = values is not None
+        return self.engine is Engine.PLAIN and known and values <= SMALL
 
     def _affine(self, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         """`slope x + shift` per feature; a graph runs equal ones once."""

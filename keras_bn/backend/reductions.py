@@ -46,7 +46,7 @@ _BLOCK = 64
 
 
 def are_few(x: Tensor, axes: Sequence[int], *, at_most: int) -> bool:
-    """Whether there are known to be 1 to `at_most` values over some axes.
+    """Whether a feature is known to have 1 to `at_most` values.
 
     Not decided when the graph runs, though XLA then knows the sizes: it cannot
     compile the gradient of a conditional whose branches save different tensors.

@@ -236,9 +236,10 @@ def away_from_zero(gamma: Tensor) -> Tensor:
 
 
 def select(condition: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
-    """`tf.where` of three tensors of one shape.
+    """`tf.where` for three tensors of one shape.
 
-    It does not have to ask about broadcasting, which takes half the time.
+    It takes half the time, as it does not broadcast. (It does not check that
+    either: a vector as condition would select rows.)
     """
     return tf.raw_ops.Select(condition=condition, x=x, y=otherwise)
 
