@@ -3,7 +3,7 @@
 
     python -m benchmarks.operations
 
-On a small tensor each operation takes about a microsecond, whatever it does.
+On a small tensor an operation takes about a microsecond, most of it to start.
 Counted are those that TensorFlow's graph optimizer leaves, for one of several
 layers in a graph.
 """
